@@ -1,0 +1,3 @@
+//! `millrace-dataplane`: the forwarder's command line.
+
+fn main() {}

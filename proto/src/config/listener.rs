@@ -1,0 +1,69 @@
+//! `[[listeners]]`: where connections come in, and how their sockets are tuned.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One listener: a name, the addresses it binds and what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listener {
+    /// Unique among listeners.
+    pub name: String,
+    /// At least one.
+    pub binds: Vec<Bind>,
+    /// What is spoken on it.
+    pub protocol: ListenerProtocol,
+    /// Options of the accepted sockets (and of the listening one, where they are inherited).
+    pub socket: SocketOptions,
+}
+
+/// A local address: `0.0.0.0:8080`, `[::]:8080` or `unix:/run/millrace/http.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// An IP address and a port; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerProtocol {
+    /// HTTP/1.0 and HTTP/1.1 in clear text.
+    Http,
+}
+
+/// Socket options, for accepted connections or for those dialled to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SocketOptions {
+    /// TCP congestion control such as `bbr`; the kernel's default unless given.
+    pub congestion: Option<String>,
+    /// `TCP_NODELAY`; on unless turned off.
+    pub nodelay: bool,
+    /// `TCP_NOTSENT_LOWAT` in bytes: how much unsent data the kernel may hold for a slow reader.
+    pub notsent_lowat: Option<u32>,
+    /// TCP keepalive probes; the kernel's default (none) unless given.
+    pub keepalive: Option<TcpKeepalive>,
+    /// `SO_SNDBUF` in bytes.
+    pub send_buffer: Option<u32>,
+    /// `SO_RCVBUF` in bytes.
+    pub receive_buffer: Option<u32>,
+    /// `TCP_FASTOPEN`: on a listener the length of the queue, 0 is off; on a cluster any value but 0 turns it on.
+    pub fastopen: u32,
+    /// `TCP_DEFER_ACCEPT`: a connection is accepted when its first bytes are there, or after this long.
+    /// Listeners only.
+    pub defer_accept: Option<Duration>,
+    /// Length of the accept queue. Listeners only.
+    pub backlog: u32,
+}
+
+/// TCP keepalive probes (RFC 9293, section 3.8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TcpKeepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is dropped.
+    pub probes: u32,
+}
