@@ -1,0 +1,270 @@
+//! Buffers: fixed sizes, taken from a pool of the worker's thread and given back when dropped.
+//!
+//! A buffer that is lent to the kernel moves into the operation, and comes back with it; so it can be neither
+//! touched nor freed while the kernel may write to it. Every buffer keeps room in front, where a rewritten head fits
+//! without moving the body behind it.
+
+use std::cell::{Cell, RefCell};
+
+use monoio::buf::{IoBuf, IoBufMut};
+
+/// Payload of a small buffer: a usual head, or one event of a stream.
+pub(crate) const SMALL_BYTES: usize = 4 * 1024;
+/// Payload of a large buffer: bulk bodies. Heads larger than this are refused whatever the limits say.
+pub(crate) const LARGE_BYTES: usize = 64 * 1024;
+/// Room in front of the payload for what a rewritten head is longer than the one that came.
+pub(crate) const HEADROOM_BYTES: usize = 1024;
+
+/// Room behind the payload, never received into: the end of a chunk fits there.
+const TAILROOM_BYTES: usize = 16;
+
+/// Free buffers kept by one worker; more are given back to the allocator.
+const SMALL_KEPT: usize = 4096;
+const LARGE_KEPT: usize = 128;
+
+thread_local! {
+    static POOL: Pool = const { Pool::new() };
+}
+
+struct Pool {
+    small: RefCell<Vec<Box<[u8]>>>,
+    large: RefCell<Vec<Box<[u8]>>>,
+    bytes_out: Cell<usize>,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self { small: RefCell::new(Vec::new()), large: RefCell::new(Vec::new()), bytes_out: Cell::new(0) }
+    }
+
+    fn take(&self, free: &RefCell<Vec<Box<[u8]>>>, bytes: usize) -> Buf {
+        let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
+        let memory = free.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        self.bytes_out.set(self.bytes_out.get() + size);
+        Buf { memory, start: HEADROOM_BYTES as u32, end: HEADROOM_BYTES as u32 }
+    }
+
+    fn give_back(&self, memory: Box<[u8]>) {
+        self.bytes_out.set(self.bytes_out.get() - memory.len());
+        let (free, kept) = if memory.len() == HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES {
+            (&self.small, SMALL_KEPT)
+        } else {
+            (&self.large, LARGE_KEPT)
+        };
+        let mut free = free.borrow_mut();
+        if free.len() < kept {
+            free.push(memory);
+        }
+    }
+}
+
+/// Bytes of buffers that are in use on this thread.
+pub(crate) fn bytes_out() -> usize {
+    POOL.with(|pool| pool.bytes_out.get())
+}
+
+/// A pooled buffer: `memory[start..end]` is its content, what is behind `end` can be received into.
+#[derive(Debug)]
+pub(crate) struct Buf {
+    memory: Box<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+impl Buf {
+    /// An empty buffer of [`SMALL_BYTES`].
+    pub(crate) fn small() -> Self {
+        POOL.with(|pool| pool.take(&pool.small, SMALL_BYTES))
+    }
+
+    /// An empty buffer of [`LARGE_BYTES`].
+    pub(crate) fn large() -> Self {
+        POOL.with(|pool| pool.take(&pool.large, LARGE_BYTES))
+    }
+
+    /// The content.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start as usize..self.end as usize]
+    }
+
+    /// Length of the content.
+    pub(crate) fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether there is no content.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Bytes that can still be received behind the content.
+    pub(crate) fn spare(&self) -> usize {
+        (self.memory.len() - TAILROOM_BYTES).saturating_sub(self.end as usize)
+    }
+
+    /// Whether this is a buffer of [`LARGE_BYTES`].
+    pub(crate) fn is_large(&self) -> bool {
+        self.memory.len() > HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES
+    }
+
+    /// Drops the first `count` bytes of the content.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count as u32).min(self.end);
+    }
+
+    /// Keeps the first `count` bytes of the content.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.end = self.end.min(self.start + count as u32);
+    }
+
+    /// Forgets the content.
+    pub(crate) fn clear(&mut self) {
+        self.start = HEADROOM_BYTES as u32;
+        self.end = HEADROOM_BYTES as u32;
+    }
+
+    /// Puts `head` in front of the content; false, and nothing done, when it does not fit there.
+    pub(crate) fn prepend(&mut self, head: &[u8]) -> bool {
+        let Some(start) = (self.start as usize).checked_sub(head.len()) else { return false };
+        self.memory[start..self.start as usize].copy_from_slice(head);
+        self.start = start as u32;
+        true
+    }
+
+    /// Puts `tail` behind the content, in the room kept there if need be; false, and nothing done, when it does not fit there.
+    pub(crate) fn append(&mut self, tail: &[u8]) -> bool {
+        let end = self.end as usize;
+        if self.memory.len() - end < tail.len() {
+            return false;
+        }
+        self.memory[end..end + tail.len()].copy_from_slice(tail);
+        self.end += tail.len() as u32;
+        true
+    }
+
+    /// Everything behind the content, to be written to; [`Buf::advance`] then says how much was.
+    pub(crate) fn tail_mut(&mut self) -> &mut [u8] {
+        let end = self.end as usize;
+        &mut self.memory[end..]
+    }
+
+    /// Adds `count` bytes, written through [`Buf::tail_mut`], to the content.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.end = (self.end as usize + count).min(self.memory.len()) as u32;
+    }
+
+    /// Where the content begins: with [`Buf::rewind`] what was consumed by a send can be sent again.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.start)
+    }
+
+    /// Makes the content begin where it did at `mark`.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.start = mark.0.min(self.end);
+    }
+
+    /// The same content in a large buffer, for a head that did not fit into a small one.
+    pub(crate) fn into_large(self) -> Self {
+        if self.is_large() {
+            return self;
+        }
+        let mut large = Self::large();
+        large.append(self.bytes());
+        large
+    }
+}
+
+/// A position in a [`Buf`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(u32);
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        // At the end of a thread the pool may be gone before the last buffer: then the allocator takes it.
+        let _ = POOL.try_with(|pool| pool.give_back(memory));
+    }
+}
+
+/// A buffer lent to the kernel for receiving behind its content.
+pub(super) struct Receiving(pub(super) Buf);
+
+// SAFETY: the pointer is into a boxed slice, which does not move with the struct; `bytes_total` bytes behind it are
+// ours; the box lives until the operation gives the struct back.
+unsafe impl IoBufMut for Receiving {
+    fn write_ptr(&mut self) -> *mut u8 {
+        self.0.tail_mut().as_mut_ptr()
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        self.0.spare()
+    }
+
+    unsafe fn set_init(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
+/// A buffer lent to the kernel for sending its content.
+pub(super) struct Sending(pub(super) Buf);
+
+// SAFETY: as for `Receiving`; the content is always initialised, since buffers are zeroed when they are made.
+unsafe impl IoBuf for Sending {
+    fn read_ptr(&self) -> *const u8 {
+        self.0.bytes().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_every_byte_back_when_dropped() {
+        let before = bytes_out();
+        let buffers = [Buf::small(), Buf::large(), Buf::small()];
+        let room = HEADROOM_BYTES + TAILROOM_BYTES;
+        assert_eq!(bytes_out() - before, 3 * room + 2 * SMALL_BYTES + LARGE_BYTES);
+        drop(buffers);
+        assert_eq!(bytes_out(), before);
+    }
+
+    #[test]
+    fn puts_a_longer_head_in_front_of_the_body_without_moving_it() {
+        let mut buf = Buf::small();
+        assert!(buf.append(b"HEAD\r\n\r\nbody"));
+        buf.consume(8);
+        let body = buf.bytes().as_ptr();
+        assert!(buf.prepend(&[b'x'; HEADROOM_BYTES]));
+        assert_eq!(buf.bytes()[HEADROOM_BYTES..].as_ptr(), body);
+        assert!(buf.bytes().ends_with(b"xbody"));
+        assert!(!buf.prepend(&[b'y'; 9]), "only 8 bytes of the old head are left in front");
+    }
+
+    #[test]
+    fn sends_again_from_a_mark() {
+        let mut buf = Buf::small();
+        buf.append(b"request");
+        let mark = buf.mark();
+        buf.consume(7);
+        assert!(buf.is_empty());
+        buf.rewind(mark);
+        assert_eq!(buf.bytes(), b"request");
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let mut buf = Buf::small();
+        assert!(!buf.append(&[0; SMALL_BYTES + TAILROOM_BYTES + 1]));
+        assert!(buf.append(&[1; SMALL_BYTES]));
+        assert_eq!(buf.spare(), 0, "the room behind the payload is not received into");
+        let mut large = buf.into_large();
+        assert!(large.append(b"\r\n"));
+        large.truncate(SMALL_BYTES);
+        assert_eq!((large.len(), large.spare()), (SMALL_BYTES, LARGE_BYTES - SMALL_BYTES));
+    }
+}

@@ -1,0 +1,95 @@
+//! One runtime a worker: monoio on a ring that is set up for it, or on epoll.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::Poll;
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+/// Submission entries of a worker's ring.
+const RING_ENTRIES: u32 = 4096;
+/// Completion entries: one loop may complete far more than it submitted, when many streams tick at once.
+const RING_COMPLETIONS: u32 = 32768;
+
+/// How a worker talks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Completions from a ring.
+    IoUring,
+    /// Readiness from epoll, where the kernel or a sandbox forbids rings.
+    Epoll,
+}
+
+impl Mode {
+    /// The name in logs and in `/status`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+thread_local! {
+    static NONBLOCKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether sockets of this worker must be non-blocking. On a ring they must not: the kernel waits only for blocking ones.
+pub(crate) fn sockets_nonblocking() -> bool {
+    NONBLOCKING.get()
+}
+
+/// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
+pub(crate) fn probe_io_uring() -> io::Result<()> {
+    ring_builder().build(8).map(drop)
+}
+
+/// Runs `main`, and what it spawns, on this thread until `main` is done.
+pub(crate) fn run<T>(mode: Mode, main: impl Future<Output = T>) -> io::Result<T> {
+    NONBLOCKING.set(mode == Mode::Epoll);
+    Ok(match mode {
+        Mode::IoUring => RuntimeBuilder::<IoUringDriver>::new()
+            .uring_builder(ring_builder())
+            .with_entries(RING_ENTRIES)
+            .build()?
+            .block_on(main),
+        Mode::Epoll => RuntimeBuilder::<LegacyDriver>::new().build()?.block_on(main),
+    })
+}
+
+/// Starts a task on this worker. A panic in it ends it alone, and is told to `panicked`.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static, panicked: fn()) {
+    monoio::spawn(Guarded { task, panicked });
+}
+
+/// `COOP_TASKRUN` saves the interrupt that would run completions at once; `SINGLE_ISSUER` lets the kernel skip locks.
+/// Together they are worth a quarter of the CPU time of a relayed request.
+fn ring_builder() -> io_uring::Builder {
+    let mut builder = io_uring::IoUring::builder();
+    builder.setup_coop_taskrun().setup_single_issuer().setup_cqsize(RING_COMPLETIONS);
+    builder
+}
+
+/// A task whose panic is caught: one connection's bug must not end the others of its worker.
+struct Guarded<F> {
+    task: F,
+    panicked: fn(),
+}
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<()> {
+        // SAFETY: `task` is pinned with `self` and never moved out of it.
+        let this = unsafe { self.get_unchecked_mut() };
+        let panicked = this.panicked;
+        // SAFETY: as above.
+        let task = unsafe { Pin::new_unchecked(&mut this.task) };
+        std::panic::catch_unwind(AssertUnwindSafe(|| task.poll(context))).unwrap_or_else(|_| {
+            panicked();
+            Poll::Ready(())
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! A connected socket on the worker's driver: TCP or Unix, the driver does not mind.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use monoio::net::TcpStream;
+use rustix::net::Shutdown;
+
+use super::buf::{Buf, Receiving, Sending};
+use crate::sys::socket::{self, Peek};
+
+/// A connected stream socket.
+///
+/// One receive and one send may be in flight at the same time; both take `&self`, so that a request can go up while
+/// its response comes down. Dropping it closes the socket once no operation is in flight.
+pub(crate) struct Stream {
+    // monoio asks for `&mut` to start an operation, but keeps nothing of it: the operation holds its own counted
+    // handle of the descriptor. The cell lets a receive and a send be started side by side on one thread.
+    tcp: UnsafeCell<TcpStream>,
+}
+
+impl Stream {
+    /// Takes a connected socket over; its blocking mode must fit the driver (see [`super::sockets_nonblocking`]).
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        // A Unix stream socket answers to the same receive, send and poll as a TCP one.
+        let tcp = TcpStream::from_std(std::net::TcpStream::from(fd))?;
+        Ok(Self { tcp: UnsafeCell::new(tcp) })
+    }
+
+    /// Receives once behind the content of `buf`, which comes back with the count; 0 is the peer's end.
+    pub(crate) fn recv(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
+        // SAFETY: the exclusive reference is used only to submit the operation, which ends before this call returns;
+        // the socket is never touched from another thread.
+        let receive = unsafe { &mut *self.tcp.get() }.read(Receiving(buf));
+        async move {
+            let (result, Receiving(buf)) = receive.await;
+            (result, buf)
+        }
+    }
+
+    /// Waits until there is something to receive, holding no buffer.
+    pub(crate) fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        self.shared().readable(false)
+    }
+
+    /// Waits until the socket takes bytes, or its connect is done.
+    pub(crate) fn writable(&self) -> impl Future<Output = io::Result<()>> {
+        self.shared().writable(false)
+    }
+
+    /// Sends once; what was taken is consumed from `buf`.
+    pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
+        // SAFETY: as in `recv`.
+        let send = unsafe { &mut *self.tcp.get() }.write(Sending(buf));
+        async move {
+            let (result, Sending(mut buf)) = send.await;
+            if let Ok(count) = result {
+                buf.consume(count);
+            }
+            (result, buf)
+        }
+    }
+
+    /// Looks at the receive queue without waiting.
+    pub(crate) fn peek(&self) -> Peek {
+        socket::peek(self)
+    }
+
+    /// Sends the end of our side (FIN).
+    pub(crate) fn shutdown_write(&self) {
+        socket::shutdown(self, Shutdown::Write);
+    }
+
+    /// Ends both directions at once; operations in flight complete.
+    pub(crate) fn shutdown(&self) {
+        socket::shutdown(self, Shutdown::Both);
+    }
+
+    /// Makes the close a reset, so that the peer cannot take what it has for the whole.
+    pub(crate) fn reset_on_close(&self) {
+        socket::reset_on_close(self);
+    }
+
+    /// Gives the descriptor back, for another worker or for the pool. No operation may be in flight.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        let raw = self.tcp.into_inner().into_raw_fd();
+        // SAFETY: `into_raw_fd` gives up the only owner of this descriptor.
+        unsafe { OwnedFd::from_raw_fd(raw) }
+    }
+
+    fn shared(&self) -> &TcpStream {
+        // SAFETY: exclusive references exist only within `recv` and `send`, which do not call here.
+        unsafe { &*self.tcp.get() }
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.shared().as_raw_fd()
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor stays open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }
+    }
+}

@@ -1,0 +1,253 @@
+//! Deadlines: one coarse wheel a worker, driven by a periodic timer on the ring.
+//!
+//! Nothing is cancelled in the kernel when a deadline moves: it is a number in a table, looked at when the wheel comes
+//! by. A deadline that has passed shuts its socket down; the operation that waits there completes, and the driver asks
+//! [`Deadlines::fired`] which of them it was.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::OnceLock;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use dataplane_core::timer::Wheel;
+use slab::Slab;
+
+use super::Stream;
+use crate::sys::{event, socket};
+
+/// Resolution of every deadline.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// A length of time in ticks, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u32);
+
+impl Ticks {
+    /// A tick count, for lengths that are known when the program is built.
+    pub(crate) const fn of_millis(millis: u32) -> Self {
+        Self(millis.div_ceil(TICK.as_millis() as u32))
+    }
+}
+
+impl From<Duration> for Ticks {
+    fn from(length: Duration) -> Self {
+        let ticks = length.as_millis().div_ceil(TICK.as_millis()).max(1);
+        Self(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+}
+
+/// The deadlines of an exchange and its connection, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// The client began a request head and did not end it.
+    RequestHead,
+    /// The client stopped in the middle of its request body.
+    RequestBody,
+    /// The client has not sent another request.
+    KeepAlive,
+    /// The client does not read what waits for it.
+    Send,
+    /// The client was sent the end and does not close.
+    Linger,
+    /// The endpoint does not accept.
+    Connect,
+    /// The endpoint does not read the request.
+    UpstreamSend,
+    /// The endpoint does not begin to answer.
+    FirstByte,
+    /// The endpoint fell silent within its answer.
+    Idle,
+    /// The whole exchange took too long.
+    Total,
+}
+
+/// What a deadline watches; each side has at most one deadline at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Receiving from the client.
+    ClientRead,
+    /// Sending to the client.
+    ClientWrite,
+    /// Connecting to, sending to or receiving from the endpoint.
+    Upstream,
+    /// Sending the request body, while the response may be under way.
+    Upload,
+    /// The exchange as a whole.
+    Exchange,
+}
+
+const SIDES: usize = 5;
+/// A tick that never comes: the side has no deadline.
+const NEVER: u64 = u64::MAX;
+
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(0) };
+    static TIMERS: RefCell<Timers> = RefCell::new(Timers { wheel: Wheel::new(0), entries: Slab::new() });
+}
+
+struct Timers {
+    wheel: Wheel,
+    entries: Slab<Entry>,
+}
+
+enum Entry {
+    Sockets { deadlines: [Deadline; SIDES], fired: Option<Timer> },
+    Sleep { until: u64, waker: Option<Waker> },
+}
+
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: u64,
+    fd: RawFd,
+    timer: Timer,
+}
+
+const UNARMED: Deadline = Deadline { at: NEVER, fd: -1, timer: Timer::Total };
+
+/// The process's clock in ticks, as of this worker's last tick: it stands still in between, and costs nothing to read.
+pub(crate) fn now() -> u64 {
+    NOW.get()
+}
+
+fn read_clock() -> u64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    (STARTED.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u64
+}
+
+/// Turns the wheel forever, calling `each_tick` after each step with the time.
+pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> {
+    let timer = Stream::adopt(event::periodic_timer(TICK)?)?;
+    NOW.set(read_clock());
+    loop {
+        timer.readable().await?;
+        event::take(&timer);
+        let now = read_clock();
+        NOW.set(now);
+        TIMERS.with_borrow_mut(|timers| timers.advance(now));
+        each_tick(now);
+    }
+}
+
+/// The deadlines of one client connection and of the upstream connection it uses at the moment.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    key: u32,
+}
+
+impl Deadlines {
+    /// A place in the worker's table, with nothing armed.
+    pub(crate) fn new() -> Self {
+        let entry = Entry::Sockets { deadlines: [UNARMED; SIDES], fired: None };
+        Self { key: TIMERS.with_borrow_mut(|timers| timers.entries.insert(entry)) as u32 }
+    }
+
+    /// Sets the deadline of `side` to `after` from now; when it passes, `fd` is shut down. The caller disarms it before
+    /// it gives `fd` away.
+    pub(crate) fn arm(&self, side: Side, timer: Timer, fd: RawFd, after: Ticks) {
+        let at = now() + u64::from(after.0);
+        TIMERS.with_borrow_mut(|timers| {
+            let Some(Entry::Sockets { deadlines, .. }) = timers.entries.get_mut(self.key as usize) else { return };
+            deadlines[side as usize] = Deadline { at, fd, timer };
+            timers.wheel.schedule(self.key, at);
+        });
+    }
+
+    /// Takes the deadline of `side` away.
+    pub(crate) fn disarm(&self, side: Side) {
+        TIMERS.with_borrow_mut(|timers| {
+            if let Some(Entry::Sockets { deadlines, .. }) = timers.entries.get_mut(self.key as usize) {
+                deadlines[side as usize] = UNARMED;
+            }
+        });
+    }
+
+    /// The deadline that has passed, if one has; it stays so until [`Deadlines::clear`].
+    pub(crate) fn fired(&self) -> Option<Timer> {
+        TIMERS.with_borrow(|timers| match timers.entries.get(self.key as usize) {
+            Some(Entry::Sockets { fired, .. }) => *fired,
+            Some(Entry::Sleep { .. }) | None => None,
+        })
+    }
+
+    /// Forgets that a deadline has passed, for the next try or the next request.
+    pub(crate) fn clear(&self) {
+        TIMERS.with_borrow_mut(|timers| {
+            if let Some(Entry::Sockets { fired, .. }) = timers.entries.get_mut(self.key as usize) {
+                *fired = None;
+            }
+        });
+    }
+}
+
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        let _ = TIMERS.try_with(|timers| timers.borrow_mut().remove(self.key));
+    }
+}
+
+/// Waits for `length`, to the tick.
+pub(crate) async fn sleep(length: Duration) {
+    let until = now() + u64::from(Ticks::from(length).0);
+    let key = TIMERS.with_borrow_mut(|timers| {
+        let key = timers.entries.insert(Entry::Sleep { until, waker: None }) as u32;
+        timers.wheel.schedule(key, until);
+        key
+    });
+    let _place = Deadlines { key };
+    std::future::poll_fn(|context| {
+        if now() >= until {
+            return Poll::Ready(());
+        }
+        TIMERS.with_borrow_mut(|timers| {
+            if let Some(Entry::Sleep { waker, .. }) = timers.entries.get_mut(key as usize) {
+                *waker = Some(context.waker().clone());
+            }
+        });
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Timers {
+    fn advance(&mut self, now: u64) {
+        let Self { wheel, entries } = self;
+        wheel.advance(now, |key| entries.get_mut(key as usize).and_then(|entry| entry.look(now)));
+    }
+
+    fn remove(&mut self, key: u32) {
+        self.entries.try_remove(key as usize);
+        self.wheel.cancel(key);
+    }
+}
+
+impl Entry {
+    /// Does what is due, and says when to look again.
+    fn look(&mut self, now: u64) -> Option<u64> {
+        match self {
+            Self::Sleep { until, waker } => {
+                if *until > now {
+                    return Some(*until);
+                }
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+                None
+            }
+            Self::Sockets { deadlines, fired } => {
+                let sending_to = deadlines[Side::ClientWrite as usize];
+                for deadline in deadlines.iter_mut().filter(|deadline| deadline.at <= now) {
+                    fired.get_or_insert(deadline.timer);
+                    socket::shutdown_raw(deadline.fd);
+                    if deadline.timer == Timer::Total && sending_to.at != NEVER {
+                        // The exchange waits for its client, not for its origin: end that wait as well.
+                        socket::shutdown_raw(sending_to.fd);
+                    }
+                    *deadline = UNARMED;
+                }
+                deadlines.iter().map(|deadline| deadline.at).min().filter(|&at| at != NEVER)
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Sockets: binding with every option in place, accepting in bursts, looking without reading.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use proto::config::SocketOptions;
+use rustix::net::{RecvFlags, Shutdown, SocketFlags};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+/// What a look at a socket's receive queue showed, without taking anything from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    /// Open and silent.
+    Quiet,
+    /// The peer sent bytes.
+    Data,
+    /// The peer closed or the connection failed.
+    Closed,
+}
+
+/// Opens a TCP listening socket with `SO_REUSEPORT`, so that each worker can have its own queue on one address.
+pub(crate) fn listen_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        // `[::]` beside `0.0.0.0` must not clash: each address family is bound by its own line of the config.
+        socket.set_only_v6(true)?;
+    }
+    set_options(&SockRef::from(&socket), options)?;
+    if options.fastopen > 0 {
+        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, options.fastopen as i32)?;
+    }
+    if let Some(wait) = options.defer_accept {
+        let seconds = wait.as_secs().clamp(1, 3600) as i32;
+        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog(options))?;
+    Ok(socket.into())
+}
+
+/// Opens a Unix listening socket. A stale file, left by a process that is gone, is replaced; a live one is not.
+pub(crate) fn listen_unix(path: &Path, options: &SocketOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    socket.listen(backlog(options))?;
+    Ok(socket.into())
+}
+
+/// The address a listening TCP socket got, with the port that the kernel chose where 0 was asked for.
+pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Option<SocketAddr>> {
+    Ok(SockRef::from(&socket.as_fd()).local_addr()?.as_socket())
+}
+
+/// Takes one waiting connection and the peer's address (`None` for a Unix socket); `WouldBlock` when none waits.
+pub(crate) fn accept(listener: impl AsFd, nonblocking: bool) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, nonblocking);
+    let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
+    Ok((fd, address.and_then(|any| SocketAddr::try_from(any).ok())))
+}
+
+/// Starts to connect a new socket; the result is there when it becomes writable ([`connect_result`]).
+/// True when it is connected already, as on the loopback.
+pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<(OwnedFd, bool)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    set_options(&SockRef::from(&socket), options)?;
+    if options.fastopen > 0 {
+        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    }
+    begin_connect(socket, &address.into())
+}
+
+/// As [`connect_tcp`], to a Unix socket.
+pub(crate) fn connect_unix(path: &Path) -> io::Result<(OwnedFd, bool)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    begin_connect(socket, &SockAddr::unix(path)?)
+}
+
+fn begin_connect(socket: Socket, address: &SockAddr) -> io::Result<(OwnedFd, bool)> {
+    socket.set_nonblocking(true)?;
+    match socket.connect(address) {
+        Ok(()) => Ok((socket.into(), true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((socket.into(), false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// How the connect of a socket ended.
+pub(crate) fn connect_result(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).take_error()?.map_or(Ok(()), Err)
+}
+
+/// Ring operations wait in the kernel only on a blocking socket; epoll needs the opposite.
+pub(crate) fn set_nonblocking(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).set_nonblocking(nonblocking)
+}
+
+/// Looks whether anything waits to be read, without waiting and without taking it.
+pub(crate) fn peek(socket: impl AsFd) -> Peek {
+    let mut byte = [0u8; 1];
+    match rustix::net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => Peek::Closed,
+        Ok(_) => Peek::Data,
+        Err(rustix::io::Errno::WOULDBLOCK) => Peek::Quiet,
+        Err(_) => Peek::Closed,
+    }
+}
+
+/// Ends one or both directions at once; whatever waits on the socket completes. Failures mean that it is over already.
+pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) {
+    let _ = rustix::net::shutdown(socket, how);
+}
+
+/// Makes the close of this socket a reset (RFC 9293, section 3.10.4: abort), so that the peer cannot take what it
+/// has received so far for the whole.
+pub(crate) fn reset_on_close(socket: impl AsFd) {
+    let _ = SockRef::from(&socket.as_fd()).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// As [`shutdown`] of both directions, for a descriptor that is known by its number.
+pub(crate) fn shutdown_raw(fd: RawFd) {
+    // SAFETY: `shutdown` touches no memory of ours; on a number that is no socket it fails and does nothing.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
+/// Applies what can be set on a listening socket (and is inherited by what it accepts) or before a connect.
+fn set_options(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.notsent_lowat {
+        socket.set_tcp_notsent_lowat(bytes)?;
+    }
+    if let Some(probes) = options.keepalive {
+        let keepalive = TcpKeepalive::new()
+            .with_time(probes.idle)
+            .with_interval(probes.interval)
+            .with_retries(probes.probes);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if let Some(name) = &options.congestion {
+        // A kernel without this algorithm is a warning when the config is applied, never a failed connection.
+        let _ = socket.set_tcp_congestion(name.as_bytes());
+    }
+    Ok(())
+}
+
+fn backlog(options: &SocketOptions) -> i32 {
+    i32::try_from(options.backlog).unwrap_or(i32::MAX)
+}
+
+fn set_int(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the option's value is an int that lives during the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Borrows a descriptor by its number for the length of `use_it`.
+pub(crate) fn with_borrowed<T>(fd: RawFd, use_it: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: callers hold the owner of `fd` across this call; the borrow does not leave it.
+    use_it(unsafe { BorrowedFd::borrow_raw(fd) })
+}
