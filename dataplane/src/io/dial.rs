@@ -1,33 +1,23 @@
 //! Connecting to an endpoint.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
 
+use dataplane_core::endpoint::EndpointAddress;
 use proto::config::SocketOptions;
 
 use super::{Stream, sockets_nonblocking};
 use crate::sys::socket;
 
-/// Where to connect to: a resolved address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
-    /// TCP.
-    Tcp(SocketAddr),
-    /// A Unix stream socket.
-    Unix(PathBuf),
-}
-
 /// Connects; `started` gets the descriptor, so that a deadline can shut it down while the connect is under way.
 pub(crate) async fn dial(
-    target: &Target,
+    address: &EndpointAddress,
     options: &SocketOptions,
     started: impl FnOnce(RawFd),
 ) -> io::Result<Stream> {
-    let (fd, connected) = match target {
-        Target::Tcp(address) => socket::connect_tcp(*address, options)?,
-        Target::Unix(path) => socket::connect_unix(path)?,
+    let (fd, connected) = match address {
+        EndpointAddress::Ip(address) => socket::connect_tcp(*address, options)?,
+        EndpointAddress::Unix(path) => socket::connect_unix(path)?,
     };
     if connected {
         socket::set_nonblocking(&fd, sockets_nonblocking())?;

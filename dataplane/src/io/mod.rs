@@ -12,8 +12,8 @@ mod stream;
 mod timer;
 
 pub(crate) use buf::{Buf, LARGE_BYTES, Mark, bytes_out};
-pub(crate) use dial::{Target, dial};
+pub(crate) use dial::dial;
 pub(crate) use mailbox::Mailbox;
-pub(crate) use runtime::{Mode, probe_io_uring, run, sockets_nonblocking, spawn};
+pub(crate) use runtime::{Mode, panics, probe_io_uring, run, sockets_nonblocking, spawn};
 pub(crate) use stream::Stream;
 pub(crate) use timer::{Deadlines, Side, TICK, Ticks, Timer, keep_time, now, sleep};

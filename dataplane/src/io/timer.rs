@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use dataplane_core::timer::Wheel;
+use dataplane_core::timer::{TimerId, Wheel};
 use slab::Slab;
 
 use super::Stream;
@@ -84,15 +84,24 @@ const NEVER: u64 = u64::MAX;
 
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
-    static TIMERS: RefCell<Timers> = RefCell::new(Timers { wheel: Wheel::new(0), entries: Slab::new() });
+    static TIMERS: RefCell<Timers> = RefCell::new(Timers::new());
 }
 
 struct Timers {
     wheel: Wheel,
     entries: Slab<Entry>,
+    /// Keys whose time has come, kept between ticks for its memory.
+    due: Vec<u32>,
 }
 
-enum Entry {
+struct Entry {
+    timer: TimerId,
+    /// The earliest tick that the wheel was asked for; later deadlines need not ask again.
+    asked: u64,
+    watches: Watches,
+}
+
+enum Watches {
     Sockets { deadlines: [Deadline; SIDES], fired: Option<Timer> },
     Sleep { until: u64, waker: Option<Waker> },
 }
@@ -139,8 +148,8 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     /// A place in the worker's table, with nothing armed.
     pub(crate) fn new() -> Self {
-        let entry = Entry::Sockets { deadlines: [UNARMED; SIDES], fired: None };
-        Self { key: TIMERS.with_borrow_mut(|timers| timers.entries.insert(entry)) as u32 }
+        let watches = Watches::Sockets { deadlines: [UNARMED; SIDES], fired: None };
+        Self { key: TIMERS.with_borrow_mut(|timers| timers.insert(watches)) }
     }
 
     /// Sets the deadline of `side` to `after` from now; when it passes, `fd` is shut down. The caller disarms it before
@@ -148,16 +157,17 @@ impl Deadlines {
     pub(crate) fn arm(&self, side: Side, timer: Timer, fd: RawFd, after: Ticks) {
         let at = now() + u64::from(after.0);
         TIMERS.with_borrow_mut(|timers| {
-            let Some(Entry::Sockets { deadlines, .. }) = timers.entries.get_mut(self.key as usize) else { return };
+            let Some(entry) = timers.entries.get_mut(self.key as usize) else { return };
+            let Watches::Sockets { deadlines, .. } = &mut entry.watches else { return };
             deadlines[side as usize] = Deadline { at, fd, timer };
-            timers.wheel.schedule(self.key, at);
+            entry.ask(&mut timers.wheel, at);
         });
     }
 
     /// Takes the deadline of `side` away.
     pub(crate) fn disarm(&self, side: Side) {
         TIMERS.with_borrow_mut(|timers| {
-            if let Some(Entry::Sockets { deadlines, .. }) = timers.entries.get_mut(self.key as usize) {
+            if let Some(Watches::Sockets { deadlines, .. }) = timers.watches(self.key) {
                 deadlines[side as usize] = UNARMED;
             }
         });
@@ -165,16 +175,16 @@ impl Deadlines {
 
     /// The deadline that has passed, if one has; it stays so until [`Deadlines::clear`].
     pub(crate) fn fired(&self) -> Option<Timer> {
-        TIMERS.with_borrow(|timers| match timers.entries.get(self.key as usize) {
-            Some(Entry::Sockets { fired, .. }) => *fired,
-            Some(Entry::Sleep { .. }) | None => None,
+        TIMERS.with_borrow_mut(|timers| match timers.watches(self.key) {
+            Some(Watches::Sockets { fired, .. }) => *fired,
+            Some(Watches::Sleep { .. }) | None => None,
         })
     }
 
     /// Forgets that a deadline has passed, for the next try or the next request.
     pub(crate) fn clear(&self) {
         TIMERS.with_borrow_mut(|timers| {
-            if let Some(Entry::Sockets { fired, .. }) = timers.entries.get_mut(self.key as usize) {
+            if let Some(Watches::Sockets { fired, .. }) = timers.watches(self.key) {
                 *fired = None;
             }
         });
@@ -191,8 +201,8 @@ impl Drop for Deadlines {
 pub(crate) async fn sleep(length: Duration) {
     let until = now() + u64::from(Ticks::from(length).0);
     let key = TIMERS.with_borrow_mut(|timers| {
-        let key = timers.entries.insert(Entry::Sleep { until, waker: None }) as u32;
-        timers.wheel.schedule(key, until);
+        let key = timers.insert(Watches::Sleep { until, waker: None });
+        timers.entries[key as usize].ask(&mut timers.wheel, until);
         key
     });
     let _place = Deadlines { key };
@@ -201,7 +211,7 @@ pub(crate) async fn sleep(length: Duration) {
             return Poll::Ready(());
         }
         TIMERS.with_borrow_mut(|timers| {
-            if let Some(Entry::Sleep { waker, .. }) = timers.entries.get_mut(key as usize) {
+            if let Some(Watches::Sleep { waker, .. }) = timers.watches(key) {
                 *waker = Some(context.waker().clone());
             }
         });
@@ -211,18 +221,51 @@ pub(crate) async fn sleep(length: Duration) {
 }
 
 impl Timers {
-    fn advance(&mut self, now: u64) {
-        let Self { wheel, entries } = self;
-        wheel.advance(now, |key| entries.get_mut(key as usize).and_then(|entry| entry.look(now)));
+    fn new() -> Self {
+        Self { wheel: Wheel::new(read_clock()), entries: Slab::new(), due: Vec::new() }
+    }
+
+    fn insert(&mut self, watches: Watches) -> u32 {
+        let place = self.entries.vacant_entry();
+        let key = place.key() as u32;
+        place.insert(Entry { timer: self.wheel.register(key), asked: NEVER, watches });
+        key
     }
 
     fn remove(&mut self, key: u32) {
-        self.entries.try_remove(key as usize);
-        self.wheel.cancel(key);
+        if let Some(entry) = self.entries.try_remove(key as usize) {
+            self.wheel.remove(entry.timer);
+        }
+    }
+
+    fn watches(&mut self, key: u32) -> Option<&mut Watches> {
+        self.entries.get_mut(key as usize).map(|entry| &mut entry.watches)
+    }
+
+    fn advance(&mut self, now: u64) {
+        let Self { wheel, entries, due } = self;
+        wheel.advance(now, |key| due.push(key));
+        for key in due.drain(..) {
+            let Some(entry) = entries.get_mut(key as usize) else { continue };
+            entry.asked = NEVER;
+            if let Some(next) = entry.watches.look(now) {
+                entry.ask(wheel, next);
+            }
+        }
     }
 }
 
 impl Entry {
+    /// Asks the wheel to come by at `at`, unless it comes earlier anyway.
+    fn ask(&mut self, wheel: &mut Wheel, at: u64) {
+        if at < self.asked {
+            self.asked = at;
+            wheel.schedule(self.timer, at);
+        }
+    }
+}
+
+impl Watches {
     /// Does what is due, and says when to look again.
     fn look(&mut self, now: u64) -> Option<u64> {
         match self {

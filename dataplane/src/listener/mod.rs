@@ -14,7 +14,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::io::{self as driver, Stream, sockets_nonblocking};
-use crate::protocol::{Connection, Context, Door, serve};
+use crate::protocol::{Connection, Context, Ingress, serve};
 use crate::sys::socket;
 
 /// Connections taken in one turn, before the others of the worker get theirs.
@@ -64,19 +64,63 @@ impl Stop {
 }
 
 /// Accepts on `socket` until stopped. Errors: the socket cannot be watched.
-pub(crate) async fn accept(socket: OwnedFd, door: Rc<Door>, context: Rc<Context>, stop: Rc<Stop>) -> io::Result<()> {
+pub(crate) async fn accept(
+    socket: OwnedFd,
+    ingress: Rc<Ingress>,
+    context: Rc<Context>,
+    hand_over: impl Fn(usize, Accepted),
+    stop: Rc<Stop>,
+) -> io::Result<()> {
     let socket = Stream::adopt(socket)?;
     loop {
         let stopped = first(stop.wait(), socket.readable()).await;
-        // Also once more when stopped: closing a socket resets what waits in its queue.
-        let took = accept_burst(&socket, &door, &context);
-        if stopped && took < BURST {
-            return Ok(());
-        }
-        if took == 0 && !stopped {
-            continue;
+        match accept_burst(&socket, &ingress, &context, &hand_over) {
+            // Closing a socket resets what waits in its queue: take that first.
+            Ok(()) if stopped => return Ok(()),
+            Ok(()) => {}
+            Err(error) => {
+                warn!(listener = ingress.name(), %error, "cannot accept; waiting for connections to close");
+                driver::sleep(EXHAUSTED_PAUSE).await;
+            }
         }
     }
+}
+
+/// Takes what waits in the queue. Errors: the process or the host has run out of descriptors or memory.
+fn accept_burst(
+    socket: &Stream,
+    ingress: &Rc<Ingress>,
+    context: &Rc<Context>,
+    hand_over: &impl Fn(usize, Accepted),
+) -> io::Result<()> {
+    for _ in 0..BURST {
+        let (socket, peer) = match socket::accept(socket, sockets_nonblocking()) {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if is_exhausted(&error) => return Err(error),
+            // The peer gave up while it waited in the queue.
+            Err(_) => continue,
+        };
+        match context.idler_worker(IMBALANCE_STREAMS) {
+            Some(other) => {
+                context.stats().handovers_out.increment();
+                hand_over(other, Accepted { socket, peer, listener: ingress.name().to_owned() });
+            }
+            None => begin(socket, peer, ingress, context),
+        }
+    }
+    Ok(())
+}
+
+/// Serves a connection on this worker.
+pub(crate) fn begin(socket: OwnedFd, peer: Option<SocketAddr>, ingress: &Rc<Ingress>, context: &Rc<Context>) {
+    if let Some(connection) = Connection::open(socket, peer, ingress, context) {
+        driver::spawn(serve(connection));
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// True when `stop` was first (or both are ready), false when `ready` was.

@@ -1,0 +1,296 @@
+//! What the exchanges of one worker share: the snapshot they are decided by, the clock, request ids, counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dataplane_core::h1::{FieldStorage, HeadLimits};
+use dataplane_core::limit::Admission;
+use dataplane_core::snapshot::{EndpointId, RouteEntry, Snapshot};
+use dataplane_core::stats::{Gauge, ListenerStats, RouteStats, WorkerStats};
+use quanta::Clock;
+
+use crate::io::{Ticks, now};
+use crate::metrics::access::AccessLog;
+use crate::upstream::{Cluster, Endpoint, Shelves};
+
+/// Everything that a config means to the workers: the snapshot and what outlives it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// The config's immutable runtime form.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Idle connections by endpoint, kept as long as an endpoint is named.
+    pub(crate) shelves: HashMap<EndpointId, Arc<Shelves>>,
+    /// Where finished exchanges are written down; none when the access log is off.
+    pub(crate) access: Option<Arc<AccessLog>>,
+    /// Exchanges of this generation, by worker.
+    pub(crate) exchanges: Box<[Gauge]>,
+}
+
+/// One generation of the config as this worker uses it. An exchange keeps the view it began with.
+pub(crate) struct View {
+    pub(crate) live: Arc<Live>,
+    pub(crate) routes: Vec<RouteView>,
+    clusters: Vec<Rc<Cluster>>,
+    pub(crate) head_limits: HeadLimits,
+    pub(crate) request_head_timeout: Ticks,
+    pub(crate) request_body_timeout: Ticks,
+    pub(crate) keep_alive_timeout: Ticks,
+    pub(crate) send_timeout: Ticks,
+    worker: usize,
+}
+
+/// A route with its deadlines in ticks.
+pub(crate) struct RouteView {
+    pub(crate) entry: Arc<RouteEntry>,
+    pub(crate) cluster: Rc<Cluster>,
+    pub(crate) stats: Arc<RouteStats>,
+    pub(crate) connect: Ticks,
+    pub(crate) first_byte: Ticks,
+    pub(crate) idle: Ticks,
+    pub(crate) total: Option<Ticks>,
+}
+
+impl View {
+    fn new(live: Arc<Live>, before: Option<&Self>, endpoints: &mut HashMap<EndpointId, Rc<Endpoint>>, worker: usize) -> Self {
+        let snapshot = &live.snapshot;
+        let clusters: Vec<Rc<Cluster>> = snapshot
+            .clusters
+            .iter()
+            .map(|cluster| {
+                let same_name = |old: &&Rc<Cluster>| old.entry.config.name == cluster.config.name;
+                let old = before.and_then(|view| view.clusters.iter().find(same_name));
+                if let Some(old) = old.filter(|old| Arc::ptr_eq(&old.entry, cluster)) {
+                    return Rc::clone(old);
+                }
+                let old = old.map(Rc::as_ref);
+                Rc::new(Cluster::new(Arc::clone(cluster), old, endpoints, &live.shelves, worker))
+            })
+            .collect();
+        let route_view = |route: &Arc<RouteEntry>| RouteView {
+            cluster: Rc::clone(&clusters[route.cluster]),
+            stats: Arc::clone(&route.stats[worker]),
+            connect: route.config.timeouts.connect.into(),
+            first_byte: route.config.timeouts.first_byte.into(),
+            idle: route.config.timeouts.idle.into(),
+            total: route.config.timeouts.total.map(Ticks::from),
+            entry: Arc::clone(route),
+        };
+        let limits = &snapshot.config.limits;
+        Self {
+            routes: snapshot.routes.iter().map(route_view).collect(),
+            head_limits: HeadLimits::from(limits),
+            request_head_timeout: limits.request_head_timeout.into(),
+            request_body_timeout: limits.request_body_timeout.into(),
+            keep_alive_timeout: limits.keep_alive_timeout.into(),
+            send_timeout: limits.send_timeout.into(),
+            clusters,
+            live: Arc::clone(&live),
+            worker,
+        }
+    }
+
+    /// Counts an exchange of this generation in.
+    pub(crate) fn enter(&self) {
+        self.live.exchanges[self.worker].increment();
+    }
+
+    /// Counts it out.
+    pub(crate) fn leave(&self) {
+        self.live.exchanges[self.worker].decrement();
+    }
+}
+
+/// What one listener is to a worker. It outlives snapshots: connections accepted on it stay.
+#[derive(Debug)]
+pub(crate) struct Ingress {
+    name: String,
+    /// Its place in the current snapshot; none once a reload has removed it.
+    index: Cell<Option<usize>>,
+    stats: Arc<ListenerStats>,
+}
+
+impl Ingress {
+    /// The listener's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its index in the current snapshot's route table.
+    pub(crate) fn index(&self) -> Option<usize> {
+        self.index.get()
+    }
+
+    /// Its counters on this worker.
+    pub(crate) fn stats(&self) -> &ListenerStats {
+        &self.stats
+    }
+}
+
+/// What the exchanges of one worker share.
+pub(crate) struct Context {
+    worker: usize,
+    all_stats: Arc<[Arc<WorkerStats>]>,
+    admission: Arc<Admission>,
+    view: RefCell<Option<Rc<View>>>,
+    endpoints: RefCell<HashMap<EndpointId, Rc<Endpoint>>>,
+    ingresses: RefCell<Vec<Rc<Ingress>>>,
+    draining: Cell<bool>,
+    clock: Clock,
+    ids: RequestIds,
+    /// Lent to the parser for the length of one call.
+    pub(crate) fields: RefCell<FieldStorage>,
+    /// Where a head is encoded before it goes into a buffer.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+}
+
+impl Context {
+    /// The context of worker number `worker`, before its first snapshot.
+    pub(crate) fn new(worker: usize, all_stats: Arc<[Arc<WorkerStats>]>, admission: Arc<Admission>) -> Self {
+        Self {
+            worker,
+            all_stats,
+            admission,
+            view: RefCell::new(None),
+            endpoints: RefCell::default(),
+            ingresses: RefCell::default(),
+            draining: Cell::new(false),
+            clock: Clock::new(),
+            ids: RequestIds::new(),
+            fields: RefCell::new(FieldStorage::default()),
+            scratch: RefCell::new(vec![0; crate::io::LARGE_BYTES]),
+        }
+    }
+
+    /// Serves by `live` from the next exchange on.
+    pub(crate) fn apply(&self, live: Arc<Live>) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let before = self.view.borrow_mut().take();
+        let view = View::new(live, before.as_deref(), &mut endpoints, self.worker);
+        endpoints.retain(|id, endpoint| view.live.shelves.contains_key(id) || Rc::strong_count(endpoint) > 1);
+        for ingress in self.ingresses.borrow().iter() {
+            ingress.index.set(view.live.snapshot.listener(&ingress.name));
+        }
+        self.view.replace(Some(Rc::new(view)));
+    }
+
+    /// The listener with this name, as known to this worker; none where the current snapshot has no such listener.
+    pub(crate) fn ingress(&self, name: &str) -> Option<Rc<Ingress>> {
+        if let Some(ingress) = self.ingresses.borrow().iter().find(|ingress| ingress.name == name) {
+            return Some(Rc::clone(ingress));
+        }
+        let view = self.view.borrow().clone()?;
+        let index = view.live.snapshot.listener(name)?;
+        let stats = Arc::clone(&view.live.snapshot.listeners[index].stats[self.worker]);
+        let ingress = Rc::new(Ingress { name: name.to_owned(), index: Cell::new(Some(index)), stats });
+        self.ingresses.borrow_mut().push(Rc::clone(&ingress));
+        Some(ingress)
+    }
+
+    /// The view that a new exchange is decided by; none before the first snapshot.
+    pub(crate) fn view(&self) -> Option<Rc<View>> {
+        self.view.borrow().clone()
+    }
+
+    /// This worker's counters.
+    pub(crate) fn stats(&self) -> &WorkerStats {
+        &self.all_stats[self.worker]
+    }
+
+    /// The node's limits.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// From now on connections are closed after their exchange.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether connections are closed after their exchange.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// A fine time stamp, only good for [`Context::nanoseconds`].
+    pub(crate) fn stamp(&self) -> u64 {
+        self.clock.raw()
+    }
+
+    /// The time between two stamps.
+    pub(crate) fn nanoseconds(&self, from: u64, to: u64) -> u64 {
+        self.clock.delta_as_nanos(from, to)
+    }
+
+    /// 32 hexadecimal digits that no other request has.
+    pub(crate) fn request_id(&self) -> [u8; 32] {
+        self.ids.next()
+    }
+
+    /// The worker with the fewest exchanges, if this one has more than `margin` more.
+    pub(crate) fn idler_worker(&self, margin: u64) -> Option<usize> {
+        if self.all_stats.len() < 2 {
+            return None;
+        }
+        let load = |stats: &WorkerStats| stats.requests_in_flight.value();
+        let ours = load(self.stats());
+        let (other, least) = self.all_stats.iter().map(|stats| load(stats)).enumerate().min_by_key(|(_, load)| *load)?;
+        (other != self.worker && ours > least + margin).then_some(other)
+    }
+
+    /// Closes idle upstream connections that are dead or too old.
+    pub(crate) fn sweep(&self) {
+        let Some(view) = self.view() else { return };
+        view.clusters.iter().for_each(|cluster| cluster.sweep());
+    }
+}
+
+/// Request ids: a random start per worker, then a permutation of a counter, so that they neither repeat nor tell how
+/// many there were (SplitMix64: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+#[derive(Debug)]
+struct RequestIds {
+    high: u64,
+    low: Cell<u64>,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        let random = |salt: u64| RandomState::new().hash_one((salt, now()));
+        Self { high: random(1), low: Cell::new(random(2)) }
+    }
+
+    fn next(&self) -> [u8; 32] {
+        const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+        let state = self.low.get().wrapping_add(STEP);
+        self.low.set(state);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^= mixed >> 31;
+        let mut digits = [0; 32];
+        hexadecimal(self.high, &mut digits[..16]);
+        hexadecimal(mixed, &mut digits[16..]);
+        digits
+    }
+}
+
+fn hexadecimal(number: u64, digits: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (place, digit) in digits.iter_mut().rev().enumerate() {
+        *digit = DIGITS[(number >> (4 * place)) as usize & 0xF];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_hexadecimal_and_do_not_repeat() {
+        let ids = RequestIds::new();
+        let seen: std::collections::HashSet<_> = (0..10_000).map(|_| ids.next()).collect();
+        assert_eq!(seen.len(), 10_000);
+        assert!(seen.iter().flatten().all(u8::is_ascii_hexdigit));
+    }
+}
