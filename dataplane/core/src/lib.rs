@@ -3,7 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod endpoint;
 pub mod error;
+pub mod health;
+pub mod limit;
+pub mod retry;
 pub mod route;
+pub mod snapshot;
 pub mod stats;
 pub mod timer;

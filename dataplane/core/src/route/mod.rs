@@ -2,7 +2,7 @@
 //!
 //! The table is built once per snapshot and never changes. Routes are grouped by listener and host, and sorted within
 //! a group, so that the first match of a lookup is the greatest one. A lookup allocates nothing, unless the path is
-//! both unusual (see [`path`]) and long.
+//! both unusual (see `route/path.rs`) and long.
 //!
 //! It is not: rewriting (the origin gets the path as the client sent it), nor the choice of an endpoint (`balance`).
 
@@ -116,7 +116,7 @@ impl RouteTable {
 
     /// The index of the most specific route of `listener` that matches, if any does.
     ///
-    /// A path that origins are known to read in two ways (see [`path`]) gets a route only if both ways lead to the
+    /// A path that origins are known to read in two ways (see `route/path.rs`) gets a route only if both ways lead to the
     /// same one.
     pub fn lookup(&self, listener: usize, request: &RequestView<'_>) -> Option<usize> {
         let index = self.listeners.get(listener)?;
