@@ -1,3 +1,6 @@
 //! Every decision of the data plane, and nothing else: it cannot open a socket, read a clock, spawn a task or use
 //! `unsafe`. Time is an argument. Drivers in the `dataplane` crate read and write, and ask here what to do.
 #![forbid(unsafe_code)]
+
+pub mod h1;
+pub mod request;
