@@ -5,8 +5,10 @@
 pub mod balance;
 pub mod endpoint;
 pub mod error;
+pub mod h1;
 pub mod health;
 pub mod limit;
+pub mod request;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
