@@ -1,5 +1,6 @@
 //! `[[clusters]]`: the origins behind a route, how one of them is picked, watched and kept connected.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,11 +41,34 @@ pub enum Policy {
     LeastInFlight,
 }
 
+impl Policy {
+    /// Every policy.
+    pub const ALL: &'static [Self] = &[Self::RoundRobin, Self::WeightedRoundRobin, Self::LeastInFlight];
+
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::WeightedRoundRobin => "weighted_round_robin",
+            Self::LeastInFlight => "least_in_flight",
+        }
+    }
+}
+
 /// What is spoken to the endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClusterProtocol {
     /// HTTP/1.1 in clear text.
     Http1,
+}
+
+impl ClusterProtocol {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+        }
+    }
 }
 
 /// One origin.
@@ -70,6 +94,17 @@ pub enum Address {
     },
     /// A Unix stream socket.
     Unix(PathBuf),
+}
+
+/// As written in the config.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Active health check of each endpoint, run once per process.

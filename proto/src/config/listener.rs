@@ -1,5 +1,6 @@
 //! `[[listeners]]`: where connections come in, and how their sockets are tuned.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,11 +27,30 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
+/// As written in the config.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ListenerProtocol {
     /// HTTP/1.0 and HTTP/1.1 in clear text.
     Http,
+}
+
+impl ListenerProtocol {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+        }
+    }
 }
 
 /// Socket options, for accepted connections or for those dialled to a cluster.

@@ -1,12 +1,24 @@
 //! The checked config: types that cannot hold a wrong value, comparable, so that what did not change is kept.
 //!
-//! TOML text → [`file`] (what the user wrote) → [`Config`] (what it means). All validation happens in that one
-//! conversion, and the same code runs in `check`, in the master and in the data plane.
+//! TOML text → `file` (what the user wrote) → [`Config`] (what it means). All validation happens in that one
+//! conversion ([`Config::parse`]), and the same code runs in `check`, in the master and in the data plane. Nothing here
+//! opens a file, resolves a name or asks the kernel: whether an address can be bound is found out by binding it.
+//!
+//! To add a key: a field in `file`, a field in the checked type, a constant in [`defaults`] with its reason, its rule in
+//! `check`, and samples in `tests/config/accepted` and `tests/config/refused`.
 
+mod check;
 pub mod cluster;
+pub mod defaults;
+mod error;
+mod file;
 pub mod limits;
 pub mod listener;
+mod problem;
+mod read;
 pub mod route;
+mod warnings;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,9 +26,14 @@ use std::path::PathBuf;
 pub use cluster::{
     Address, Cluster, ClusterProtocol, Endpoint, Health, HealthKind, HostHeader, Policy, Pool,
 };
+pub use error::{ConfigError, ConfigErrors};
+pub use file::schema;
 pub use limits::Limits;
 pub use listener::{Bind, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
+pub use read::TEXT_BYTES_MAX;
 pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
+
+use problem::Problems;
 
 /// A whole checked configuration of one data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +56,36 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
 }
 
+impl Config {
+    /// Reads and checks a config. `env` gives the values of `${NAME}`; `hostname` is the node's id where the text has none.
+    ///
+    /// # Errors
+    /// Every mistake that one pass can find, by position.
+    pub fn parse(
+        text: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+        hostname: &str,
+    ) -> Result<Self, ConfigErrors> {
+        let mut problems = Problems::default();
+        let file = read::read(text, env, &mut problems)?;
+        let config = check::config(&file, hostname, &mut problems);
+        problems.into_result(config, text)
+    }
+
+    /// [`Config::parse`] with the environment of this process.
+    ///
+    /// # Errors
+    /// As [`Config::parse`]. A variable that is not UTF-8 counts as unset.
+    pub fn parse_with_process_env(text: &str, hostname: &str) -> Result<Self, ConfigErrors> {
+        Self::parse(text, &|name| std::env::var(name).ok(), hostname)
+    }
+
+    /// What is allowed but probably not meant, one sentence each; for the log and for `check`.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings::of(self)
+    }
+}
+
 /// `[node]`: who this node is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
@@ -59,6 +106,16 @@ pub enum Role {
     Core,
 }
 
+impl Role {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Core => "core",
+        }
+    }
+}
+
 /// `[runtime]`: threads and the I/O driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Runtime {
@@ -77,6 +134,17 @@ pub enum Driver {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+impl Driver {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
 }
 
 /// `[admin]`: where the admin API listens. Each can be turned off with `"off"`.
@@ -110,6 +178,19 @@ pub enum LogLevel {
     Debug,
     /// Per packet.
     Trace,
+}
+
+impl LogLevel {
+    /// As written in the config, and as `tracing` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// Where the access log goes.

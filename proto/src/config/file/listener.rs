@@ -1,0 +1,62 @@
+//! `[[listeners]]` as written, and the socket options that clusters have too.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::value::{At, DurationText, SizeText, Strings, Switch};
+use crate::config::words;
+
+/// Where connections come in.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Listener {
+    /// Unique among listeners.
+    #[schemars(required)]
+    pub(crate) name: Option<At<String>>,
+    /// An address such as `0.0.0.0:8080`, `[::]:8080` or `unix:/run/millrace/http.sock`, or a list of them.
+    #[schemars(required)]
+    pub(crate) bind: Option<At<Strings>>,
+    /// What is spoken on it. Default: `http`.
+    #[schemars(extend("enum" = words::LISTENER_PROTOCOLS.names()))]
+    pub(crate) protocol: Option<At<String>>,
+    /// Options of the accepted sockets.
+    pub(crate) socket: At<Socket>,
+}
+
+/// Socket options.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Socket {
+    /// TCP congestion control, such as `bbr`. Default: the kernel's.
+    pub(crate) congestion: Option<At<String>>,
+    /// Send small packets at once (`TCP_NODELAY`). Default: true.
+    pub(crate) nodelay: Option<At<bool>>,
+    /// Unsent data that the kernel may hold for a slow reader (`TCP_NOTSENT_LOWAT`), or `off`.
+    /// Default: 128KiB on listeners, off on clusters.
+    pub(crate) notsent_lowat: Option<At<SizeText>>,
+    /// TCP keepalive probes. Default: none.
+    pub(crate) keepalive: Option<At<Keepalive>>,
+    /// `SO_SNDBUF`. Default: the kernel's, which tunes itself.
+    pub(crate) send_buffer: Option<At<SizeText>>,
+    /// `SO_RCVBUF`. Default: the kernel's, which tunes itself.
+    pub(crate) receive_buffer: Option<At<SizeText>>,
+    /// TCP Fast Open. Listeners: the length of its queue, or true for 256; clusters: true or false. Default: off.
+    pub(crate) fastopen: Option<At<Switch>>,
+    /// Listeners only: a connection is accepted when its first bytes are there, or after this long. Default: off.
+    pub(crate) defer_accept: Option<At<DurationText>>,
+    /// Listeners only: length of the accept queue. Default: 4096.
+    pub(crate) backlog: Option<At<i64>>,
+}
+
+/// TCP keepalive probes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(crate) struct Keepalive {
+    /// Silence before the first probe, in whole seconds. Default: 60s.
+    pub(crate) idle: Option<At<DurationText>>,
+    /// Time between probes, in whole seconds. Default: 15s.
+    pub(crate) interval: Option<At<DurationText>>,
+    /// Unanswered probes after which the connection is dropped. Default: 4.
+    #[schemars(range(min = 1, max = 127))]
+    pub(crate) probes: Option<At<i64>>,
+}

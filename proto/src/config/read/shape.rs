@@ -1,0 +1,175 @@
+//! From the document to the file types, as far as it goes: a key that does not fit is noted, mended or taken out,
+//! and the rest is read again.
+//!
+//! So one pass tells every unknown key and every wrong type, with serde's own types as the only description of
+//! the file.
+
+use std::mem;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
+
+use super::suggest::{nearest, quote};
+use crate::config::file::File;
+use crate::config::problem::Problems;
+use crate::config::words::PLANNED_KEYS;
+
+/// Reads what fits.
+pub(super) fn deserialize(mut document: DeTable<'_>, problems: &mut Problems) -> File {
+    loop {
+        let root = Spanned::new(0..0, DeValue::Table(document.clone()));
+        let error = match File::deserialize(ValueDeserializer::from(root)) {
+            Ok(file) => return file,
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or(0..0);
+        let mended = match UnknownKey::parse(error.message()) {
+            Some(unknown) => mend_unknown_key(&mut document, &span, &unknown, problems),
+            None => remove_wrong_type(&mut document, &span, error.message(), problems),
+        };
+        // Each turn takes one key away or gives it a known name, so this ends; but not later than the reader's patience.
+        if !mended || problems.is_full() {
+            return File::default();
+        }
+    }
+}
+
+/// Notes a key that no type has, and reads it as the one that was probably meant.
+fn mend_unknown_key(
+    document: &mut DeTable<'_>,
+    span: &Range<usize>,
+    unknown: &UnknownKey<'_>,
+    problems: &mut Problems,
+) -> bool {
+    let Some((table, table_name)) = table_with_key(document, "", span) else {
+        problems.wrong(span, format!("unknown key {}", quote(unknown.key)), None);
+        return false;
+    };
+    let Some((key, value)) = table.remove_entry(unknown.key) else { return false };
+    let planned = PLANNED_KEYS.iter().find(|(table, name, _)| *table == table_name && *name == unknown.key);
+    if let Some((_, name, what)) = planned {
+        let help = format!("take `{name}` out");
+        problems.wrong(span, format!("this version of Millrace does not support {what}"), help);
+        return true;
+    }
+    let meant = nearest(unknown.key, unknown.known.iter().copied());
+    let help = match meant {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("the keys here are: {}", unknown.known.join(", ")),
+    };
+    problems.wrong(span, format!("unknown key {}", quote(unknown.key)), help);
+    if let Some(word) = meant
+        && !table.contains_key(word)
+    {
+        table.insert(Spanned::new(key.span(), word.to_owned().into()), value);
+    }
+    true
+}
+
+/// Notes a value of a wrong type, and takes it out.
+fn remove_wrong_type(
+    document: &mut DeTable<'_>,
+    span: &Range<usize>,
+    message: &str,
+    problems: &mut Problems,
+) -> bool {
+    let help = (message.starts_with("invalid type: map, expected a sequence"))
+        .then(|| "several of these may stand here: write the header as `[[…]]`".to_owned());
+    problems.wrong(span, reworded(message), help);
+    problems.note_removed(span.clone());
+    remove_from_table(document, span)
+}
+
+/// The table that has a key at `span`, and the name it goes by: its key, or that of the array it stands in.
+fn table_with_key<'t, 'i>(
+    table: &'t mut DeTable<'i>,
+    name: &str,
+    span: &Range<usize>,
+) -> Option<(&'t mut DeTable<'i>, String)> {
+    if table.keys().any(|key| key.span() == *span) {
+        return Some((table, name.to_owned()));
+    }
+    table.iter_mut().find_map(|(key, value)| value_with_key(value.get_mut(), key.get_ref(), span))
+}
+
+fn value_with_key<'t, 'i>(
+    value: &'t mut DeValue<'i>,
+    name: &str,
+    span: &Range<usize>,
+) -> Option<(&'t mut DeTable<'i>, String)> {
+    if let DeValue::Table(table) = value {
+        return table_with_key(table, name, span);
+    }
+    let DeValue::Array(array) = value else { return None };
+    array.iter_mut().find_map(|element| value_with_key(element.get_mut(), name, span))
+}
+
+/// Takes the value at `span` out of its table or array; false: there is none.
+fn remove_from_table(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+    let here =
+        table.iter().find(|(_, value)| value.span() == *span).map(|(key, _)| key.get_ref().to_string());
+    if let Some(key) = here {
+        return table.remove(key.as_str()).is_some();
+    }
+    table.iter_mut().any(|(_, value)| remove_from_value(value.get_mut(), span))
+}
+
+fn remove_from_value(value: &mut DeValue<'_>, span: &Range<usize>) -> bool {
+    if let DeValue::Table(table) = value {
+        return remove_from_table(table, span);
+    }
+    let DeValue::Array(array) = value else { return false };
+    if array.iter().any(|element| element.span() == *span) {
+        let elements = mem::replace(array, DeArray::new()).into_iter();
+        *array = elements.filter(|element| element.span() != *span).collect::<DeArray<'_>>();
+        return true;
+    }
+    array.iter_mut().any(|element| remove_from_value(element.get_mut(), span))
+}
+
+/// serde speaks of sequences and maps, and of what it found first.
+fn reworded(message: &str) -> String {
+    let found_and_expected = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .and_then(|rest| rest.rsplit_once(", expected "));
+    let Some((found, expected)) = found_and_expected else { return message.to_owned() };
+    let found = match found {
+        "sequence" => "an array".to_owned(),
+        "map" => "a table".to_owned(),
+        found => clipped(found),
+    };
+    let expected = match expected {
+        "a sequence" => "an array",
+        "a boolean" => "true or false",
+        "i64" => "an integer",
+        expected => expected,
+    };
+    format!("expected {expected}, found {found}")
+}
+
+fn clipped(found: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    let mut shown: String = found.chars().take(SHOWN_MAX).collect();
+    if found.chars().nth(SHOWN_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// serde tells an unknown key as ``unknown field `a`, expected one of `b`, `c` ``, and only in words.
+struct UnknownKey<'a> {
+    key: &'a str,
+    known: Vec<&'a str>,
+}
+
+impl<'a> UnknownKey<'a> {
+    fn parse(message: &'a str) -> Option<Self> {
+        let rest = message.strip_prefix("unknown field `")?;
+        let (key, expected) = rest.rsplit_once("`, expected ")?;
+        let known = expected.split('`').skip(1).step_by(2).collect();
+        Some(Self { key, known })
+    }
+}

@@ -1,0 +1,84 @@
+//! The words of the config language, such as the names of the policies: what each means, and which are only planned.
+//!
+//! The one table of words serves the conversion, the messages and the schema, so they cannot differ.
+
+use super::{ClusterProtocol, Driver, ListenerProtocol, LogLevel, Policy, Role};
+
+/// The words that one key takes.
+pub(crate) struct Words<T: 'static> {
+    /// Everything that this version does.
+    pub(crate) all: &'static [T],
+    /// The word for it.
+    pub(crate) name: fn(T) -> &'static str,
+    /// Words that are known to come, and are refused with a message that says so.
+    pub(crate) planned: &'static [&'static str],
+}
+
+impl<T: Copy> Words<T> {
+    /// The words that are taken.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.all.iter().map(|value| (self.name)(*value)).collect()
+    }
+
+    /// What a word means; none: it is not taken.
+    pub(crate) fn value(&self, word: &str) -> Option<T> {
+        self.all.iter().copied().find(|value| (self.name)(*value) == word)
+    }
+}
+
+/// What a health probe is, before its details are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProbeKind {
+    Http,
+    Tcp,
+}
+
+impl ProbeKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+pub(crate) const ROLES: Words<Role> =
+    Words { all: &[Role::Edge, Role::Core], name: Role::name, planned: &[] };
+
+pub(crate) const DRIVERS: Words<Driver> =
+    Words { all: &[Driver::Auto, Driver::IoUring, Driver::Epoll], name: Driver::name, planned: &[] };
+
+pub(crate) const LOG_LEVELS: Words<LogLevel> = Words {
+    all: &[LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace],
+    name: LogLevel::name,
+    planned: &[],
+};
+
+pub(crate) const LISTENER_PROTOCOLS: Words<ListenerProtocol> = Words {
+    all: &[ListenerProtocol::Http],
+    name: ListenerProtocol::name,
+    planned: &["tcp", "tls_passthrough", "tunnel"],
+};
+
+pub(crate) const CLUSTER_PROTOCOLS: Words<ClusterProtocol> = Words {
+    all: &[ClusterProtocol::Http1],
+    name: ClusterProtocol::name,
+    planned: &["http2", "http3", "tunnel"],
+};
+
+pub(crate) const POLICIES: Words<Policy> = Words {
+    all: Policy::ALL,
+    name: Policy::name,
+    planned: &["random", "ip_hash", "consistent_hash", "p2c", "node_score"],
+};
+
+pub(crate) const HEALTH_KINDS: Words<ProbeKind> =
+    Words { all: &[ProbeKind::Http, ProbeKind::Tcp], name: ProbeKind::name, planned: &["grpc"] };
+
+/// Keys that are known to come: the last names of the tables they will stand in, the key, and what it will be.
+pub(crate) const PLANNED_KEYS: &[(&str, &str, &str)] = &[
+    ("listeners", "tls", "TLS on listeners"),
+    ("listeners", "http3", "HTTP/3"),
+    ("listeners", "proxy_protocol", "the PROXY protocol"),
+    ("clusters", "tls", "TLS to endpoints"),
+];
