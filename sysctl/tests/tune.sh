@@ -135,8 +135,11 @@ apply_twice_changes_nothing_more() {
 apply_skips_absent_and_read_only_keys_without_failing_the_rest() {
     new_host
     ln -sf /proc/sys/kernel/ostype "$(path net.ipv4.tcp_fin_timeout)"
+    # A write that is taken and forgotten is no success either.
+    ln -sf /dev/null "$(path net.ipv4.tcp_mtu_probing)"
     rm "$(path kernel.io_uring_disabled)"
     claim "exit 0" exits 0 tune apply
+    claim "forgotten is told" says '^skipped  net.ipv4.tcp_mtu_probing: cannot be written'
     claim "read-only is told" says '^skipped  net.ipv4.tcp_fin_timeout: cannot be written'
     claim "absent is told" says '^skipped  kernel.io_uring_disabled: this kernel does not have it'
     claim "a later key is set" same "$(value fs.nr_open)/$(value net.core.rmem_max)" 1048576/16777216
