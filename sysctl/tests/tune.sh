@@ -49,7 +49,6 @@ net.ipv4.tcp_congestion_control cubic
 net.ipv4.tcp_available_congestion_control reno cubic bbr
 net.core.default_qdisc pfifo_fast
 net.ipv4.tcp_slow_start_after_idle 1
-net.ipv4.tcp_notsent_lowat 4294967295
 net.ipv4.tcp_mtu_probing 0
 net.ipv4.tcp_rmem 4096 131072 6291456
 net.ipv4.tcp_wmem 4096 16384 4194304
