@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` and `make test`. `make` alone lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# rustup's folder is not in the PATH of every shell.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+venv := $(target)/venv
+# Where the integration tests find a Python with the OpenAI and Anthropic SDKs.
+export MILLRACE_TEST_PYTHON = $(venv)/bin/python
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## a mock model, the proxy, one answer streamed through it; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
+	@make/packages demo
+	@$(MAKE) --no-print-directory build
+	@demo/run '$(target)/release'
+
+.PHONY: build
+build: ## release builds of the data plane and the bench tool
+	cargo build --locked --release -p dataplane -p bench
+
+.PHONY: test
+test: ## everything that must pass: format, lints, all tests, docs, scripts
+	@make/packages test
+	@make/python '$(venv)'
+	cargo fmt --all --check
+	make/shell
+	@$(MAKE) --no-print-directory lint
+	# Tests of one package run the programs of another: build them all first.
+	cargo build --locked --workspace
+	cargo test --locked --workspace
+	@$(MAKE) --no-print-directory doc
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## clippy, warnings denied
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## API documentation, warnings denied
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
+
+.PHONY: deny
+deny: ## licences, advisories and sources of all dependencies (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install --locked cargo-deny'; exit 1; }
+	cargo deny check
+
+.PHONY: clean
+clean: ## remove what was built
+	cargo clean
