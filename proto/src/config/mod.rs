@@ -16,7 +16,9 @@ pub use cluster::{
 };
 pub use limits::Limits;
 pub use listener::{Bind, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
-pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
+pub use route::{
+    HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts,
+};
 
 /// A whole checked configuration of one data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
