@@ -90,6 +90,25 @@ fn says_when_to_wake_up() {
     wheel.disarm(timer);
     fired(&mut wheel, 5);
     assert_eq!(wheel.next_wake(), None);
+    wheel.schedule(timer, 50);
+    wheel.schedule(timer, 40);
+    assert_eq!(wheel.next_wake(), Some(40));
+    wheel.remove(timer);
+    assert_eq!(wheel.next_wake(), None, "nothing wakes for a removed timer");
+}
+
+/// Tick 64 begins both a slot of 64 ticks, where the first timer waits, and a turn of single ticks, where the second
+/// is filed: the first must not wait behind it.
+#[test]
+fn a_timer_filed_long_ago_does_not_wait_behind_one_filed_now() {
+    let mut wheel = Wheel::new(0);
+    let (first, second) = (wheel.register(1), wheel.register(2));
+    wheel.schedule(first, 70);
+    assert_eq!(fired(&mut wheel, 63), []);
+    wheel.schedule(second, 80);
+    assert_eq!(wheel.next_wake(), Some(64));
+    assert_eq!(fired(&mut wheel, 70), [1]);
+    assert_eq!(fired(&mut wheel, 80), [2]);
 }
 
 /// Re-arming is the common case: a hundred thousand idle deadlines, each moved a hundred times. Moved within their

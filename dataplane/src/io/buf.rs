@@ -46,10 +46,10 @@ impl Pool {
 
     fn give_back(&self, memory: Box<[u8]>) {
         self.bytes_out.set(self.bytes_out.get() - memory.len());
-        let (free, kept) = if memory.len() == HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES {
-            (&self.small, SMALL_KEPT)
-        } else {
-            (&self.large, LARGE_KEPT)
+        let (free, kept) = match memory.len() - HEADROOM_BYTES - TAILROOM_BYTES {
+            SMALL_BYTES => (&self.small, SMALL_KEPT),
+            LARGE_BYTES => (&self.large, LARGE_KEPT),
+            _ => return,
         };
         let mut free = free.borrow_mut();
         if free.len() < kept {
@@ -82,9 +82,22 @@ impl Buf {
         POOL.with(|pool| pool.take(&pool.large, LARGE_BYTES))
     }
 
+    /// An empty buffer for `bytes` of content, outside of the pool: for what no pooled size fits.
+    pub(crate) fn of(bytes: usize) -> Self {
+        let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
+        POOL.with(|pool| pool.bytes_out.set(pool.bytes_out.get() + size));
+        let start = HEADROOM_BYTES as u32;
+        Self { memory: vec![0; size].into_boxed_slice(), start, end: start }
+    }
+
     /// The content.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start as usize..self.end as usize]
+    }
+
+    /// The content, to be edited in place.
+    pub(crate) fn content_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start as usize..self.end as usize]
     }
 
     /// Length of the content.

@@ -164,6 +164,15 @@ impl Deadlines {
         });
     }
 
+    /// Makes the deadline of `side` shut another descriptor down when it passes; -1 for none.
+    pub(crate) fn aim(&self, side: Side, fd: RawFd) {
+        TIMERS.with_borrow_mut(|timers| {
+            if let Some(Watches::Sockets { deadlines, .. }) = timers.watches(self.key) {
+                deadlines[side as usize].fd = fd;
+            }
+        });
+    }
+
     /// Takes the deadline of `side` away.
     pub(crate) fn disarm(&self, side: Side) {
         TIMERS.with_borrow_mut(|timers| {

@@ -8,10 +8,12 @@ use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
 use dataplane_core::error::FaultKind;
+use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
-use dataplane_core::retry::{self, Body, Phase, RetryState};
+use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
+use proto::config::HostHeader;
 
-use super::context::{Context, RouteView, View};
+use super::context::{Context, Ingress, RouteView, View};
 use super::ident::RequestId;
 use crate::io::{Buf, Deadlines, Side, Stream, Timer};
 use crate::upstream::{ConnectFailure, InFlight, connect};
@@ -20,16 +22,31 @@ use crate::upstream::{ConnectFailure, InFlight, connect};
 pub(crate) struct Exchange {
     pub(crate) context: Rc<Context>,
     pub(crate) view: Rc<View>,
+    pub(crate) ingress: Rc<Ingress>,
     route: usize,
     pub(crate) id: RequestId,
     pub(crate) method: Method,
+    permit: Option<RequestPermit>,
     tried: RefCell<Tried>,
     attempts: Cell<u32>,
     /// The encoded request head with the body bytes that came with it, as long as it may have to be sent again.
     kept: RefCell<Option<Buf>>,
+    /// Whether all of the request has been sent: then the endpoint has to answer.
+    pub(crate) is_asked: Cell<bool>,
     /// Whether body bytes beyond the kept ones have been sent.
-    pub(crate) body_streamed: Cell<bool>,
+    pub(crate) is_body_lost: Cell<bool>,
     pub(crate) tally: Tally,
+    pub(crate) notes: Option<Box<Notes>>,
+}
+
+/// What the access log wants to know of a request, taken while its head was at hand; only when the log is on.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) client: String,
+    pub(crate) endpoint: RefCell<String>,
 }
 
 /// What is measured of an exchange. Stamps are the worker's fine clock; 0 is "not yet".
@@ -49,15 +66,30 @@ pub(crate) struct Tally {
     pub(crate) bytes_in: Cell<u64>,
     /// Body bytes to the client.
     pub(crate) bytes_out: Cell<u64>,
+    /// The status that the client was sent.
     pub(crate) status: Cell<Option<u16>>,
+}
+
+/// Adds to a counter of one exchange.
+pub(crate) fn count(cell: &Cell<u64>, more: u64) {
+    cell.set(cell.get() + more);
 }
 
 /// An endpoint that has the request, or its first part.
 pub(crate) struct Reached {
     pub(crate) stream: Stream,
     pub(crate) endpoint: InFlight,
+    pub(crate) index: usize,
     /// The connection had served before: the endpoint may have closed it just now.
-    pub(crate) reused: bool,
+    pub(crate) is_reused: bool,
+}
+
+/// Where an exchange is to be tried.
+pub(crate) struct Try {
+    pub(crate) index: usize,
+    pub(crate) endpoint: InFlight,
+    /// Whether a pooled connection will do.
+    pub(crate) may_reuse: bool,
 }
 
 /// A try that failed.
@@ -70,12 +102,11 @@ pub(crate) struct Failed {
 impl Exchange {
     /// Counts a routed request in.
     pub(crate) fn begin(
-        context: Rc<Context>,
+        context: &Rc<Context>,
         view: Rc<View>,
-        route: usize,
-        id: RequestId,
-        method: Method,
-        began: u64,
+        ingress: &Rc<Ingress>,
+        (route, permit): (usize, RequestPermit),
+        (id, method, began): (RequestId, Method, u64),
     ) -> Self {
         view.enter();
         context.stats().requests_in_flight.increment();
@@ -83,16 +114,20 @@ impl Exchange {
         let tally = Tally::default();
         tally.began.set(began);
         Self {
-            context,
+            context: Rc::clone(context),
             view,
+            ingress: Rc::clone(ingress),
             route,
             id,
             method,
+            permit: Some(permit),
             tried: RefCell::default(),
             attempts: Cell::new(0),
             kept: RefCell::new(None),
-            body_streamed: Cell::new(false),
+            is_asked: Cell::new(false),
+            is_body_lost: Cell::new(false),
             tally,
+            notes: None,
         }
     }
 
@@ -101,59 +136,48 @@ impl Exchange {
         &self.view.routes[self.route]
     }
 
-    /// Gets the request to an endpoint: `first` if it can, else another as far as the route allows.
+    /// Gets the request to an endpoint: to the one of `next` if it takes it, else to another as far as the route allows.
     pub(crate) async fn reach(
         &self,
-        mut next: Option<(usize, InFlight)>,
+        mut next: Try,
         mut request: Buf,
         deadlines: &Deadlines,
     ) -> Result<Reached, FaultKind> {
         loop {
-            let picked = next.take().or_else(|| self.route().cluster.pick(&self.tried.borrow()));
-            let Some((index, endpoint)) = picked else {
-                self.route().cluster.stats().no_endpoint.increment();
-                return Err(FaultKind::NoEndpoint);
-            };
             self.attempts.set(self.attempts.get() + 1);
-            let failed = match self.attempt(endpoint, request, deadlines).await {
+            let index = next.index;
+            let failed = match self.attempt(next, request, deadlines).await {
                 Ok(reached) => return Ok(reached),
                 Err((failed, unsent)) => {
                     request = unsent;
                     failed
                 }
             };
-            if deadlines.fired() == Some(Timer::Total) {
-                return Err(FaultKind::TotalTimeout);
-            }
-            if !self.may_retry(failed, index) {
-                return Err(failed.kind);
-            }
-            deadlines.clear();
+            (next, request) = self.again(failed, index, request, deadlines)?;
         }
     }
 
-    /// Connects to `endpoint` and sends `request`; on failure gives it back, whole.
+    /// Connects to an endpoint and sends `request`; on failure gives it back, whole.
     async fn attempt(
         &self,
-        endpoint: InFlight,
+        Try { index, endpoint, may_reuse }: Try,
         request: Buf,
         deadlines: &Deadlines,
     ) -> Result<Reached, (Failed, Buf)> {
         let route = self.route();
-        let (stream, reused) = match route.cluster.take_idle(&endpoint) {
+        let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
+        let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
-            None => {
-                let options = &route.cluster.entry.config.socket;
-                match connect(&endpoint, options, deadlines, route.connect).await {
-                    Ok(stream) => (stream, false),
-                    Err(ConnectFailure { kind, error }) => {
-                        tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
-                        endpoint.stats.failures.increment();
-                        return Err((Failed { kind, phase: Phase::Connecting }, request));
-                    }
+            None => match connect(&endpoint, &route.cluster.entry.config.socket, deadlines, route.connect).await {
+                Ok(stream) => (stream, false),
+                Err(ConnectFailure { kind, error }) => {
+                    tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+                    endpoint.stats.failures.increment();
+                    return Err((Failed { kind, phase: Phase::Connecting }, request));
                 }
-            }
+            },
         };
+        deadlines.aim(Side::Exchange, stream.as_raw_fd());
         let mark = request.mark();
         deadlines.arm(Side::Upstream, Timer::UpstreamSend, stream.as_raw_fd(), self.view.send_timeout);
         let (sent, mut request) = send_all(&stream, request).await;
@@ -161,12 +185,62 @@ impl Exchange {
         request.rewind(mark);
         if sent.is_err() {
             endpoint.stats.failures.increment();
-            let kind = if deadlines.fired().is_some() { FaultKind::SendTimeout } else { FaultKind::UpstreamReset };
-            return Err((Failed { kind, phase: Phase::sent(reused) }, request));
+            let kind = if deadlines.fired().is_some() { FaultKind::FirstByteTimeout } else { FaultKind::UpstreamReset };
+            return Err((Failed { kind, phase: phase_after_send(is_reused) }, request));
         }
         self.tally.sent.set(self.context.stamp());
         self.kept.replace(Some(request));
-        Ok(Reached { stream, endpoint, reused })
+        Ok(Reached { stream, endpoint, index, is_reused })
+    }
+
+    /// What follows a try that failed: the next one, with the request to send.
+    ///
+    /// # Errors
+    /// The fault to tell the client, where no other try may follow.
+    pub(crate) fn again(
+        &self,
+        failed: Failed,
+        index: usize,
+        request: Buf,
+        deadlines: &Deadlines,
+    ) -> Result<(Try, Buf), FaultKind> {
+        deadlines.aim(Side::Exchange, -1);
+        if deadlines.fired() == Some(Timer::Total) {
+            return Err(FaultKind::TotalTimeout);
+        }
+        deadlines.clear();
+        let may_reuse = match self.decide(failed) {
+            Retry::SameOnFreshConnection => false,
+            Retry::OtherEndpoint => {
+                self.tried.borrow_mut().add(index);
+                true
+            }
+            Retry::GiveUp(_) => return Err(failed.kind),
+        };
+        // With the only endpoint tried there is nobody else to ask: the first failure tells more than "no endpoint".
+        let tried = if may_reuse { *self.tried.borrow() } else { Tried::NONE };
+        let cluster = &self.route().cluster;
+        let picked = if may_reuse { cluster.pick(&tried) } else { cluster.at(index) };
+        let (next, endpoint) = picked.ok_or(failed.kind)?;
+        self.route().stats.retries.increment();
+        let request = if next != index && cluster.entry.config.host_header == HostHeader::Endpoint {
+            with_host(&request, &endpoint.name)
+        } else {
+            request
+        };
+        Ok((Try { index: next, endpoint, may_reuse }, request))
+    }
+
+    fn decide(&self, failed: Failed) -> Retry {
+        let retries = &self.route().entry.config.retries;
+        retry::decide(&RetryState {
+            attempt: self.attempts.get(),
+            attempts_max: retries.attempts,
+            phase: failed.phase,
+            is_idempotent: self.method.is_idempotent(),
+            body: if self.is_body_lost.get() { Body::Lost } else { Body::Kept },
+            unsafe_methods: retries.unsafe_methods,
+        })
     }
 
     /// The request, to be sent again; none once [`Exchange::settle`] gave it up.
@@ -179,26 +253,76 @@ impl Exchange {
         self.kept.replace(None);
     }
 
-    /// Decides whether another try follows `failed`, and notes the endpoint as tried.
-    pub(crate) fn may_retry(&self, failed: Failed, endpoint: usize) -> bool {
-        let retries = &self.route().entry.config.retries;
-        let body = if self.body_streamed.get() { Body::Lost } else { Body::Kept };
-        let decision = retry::decide(&RetryState {
-            attempt: self.attempts.get(),
-            attempts_max: retries.attempts,
-            phase: failed.phase,
-            idempotent: self.method.is_idempotent(),
-            body,
-            unsafe_methods: retries.unsafe_methods,
-        });
-        match decision {
-            retry::Retry::SameEndpoint => {}
-            retry::Retry::OtherEndpoint => self.tried.borrow_mut().insert(endpoint),
-            retry::Retry::GiveUp(_) => return false,
+    /// Notes when the endpoint's first byte came.
+    pub(crate) fn stamp_answered(&self) {
+        if self.tally.answered.get() == 0 {
+            let now = self.context.stamp();
+            self.tally.answered.set(now);
+            self.tally.last_chunk.set(now);
         }
-        self.route().stats.retries.increment();
-        true
     }
+
+    /// Notes when the client's first byte was handed to the kernel.
+    pub(crate) fn stamp_first_byte(&self) {
+        if self.tally.first_byte.get() == 0 {
+            self.tally.first_byte.set(self.context.stamp());
+        }
+    }
+
+    /// Notes that another part of the body came.
+    pub(crate) fn stamp_chunk(&self) {
+        let now = self.context.stamp();
+        let gap = self.context.nanoseconds(self.tally.last_chunk.replace(now), now);
+        self.route().stats.chunk_gap.record(gap);
+        if gap > self.tally.largest_gap_ns.get() {
+            self.tally.largest_gap_ns.set(gap);
+        }
+    }
+
+    /// Writes down how it ended: `fault` is none for an exchange that ended well.
+    pub(crate) fn finish(&self, fault: Option<FaultKind>) {
+        let (tally, route) = (&self.tally, self.route());
+        let status = tally.status.get().or_else(|| fault.map(FaultKind::log_status));
+        route.stats.count_request(status);
+        self.ingress.stats().count_request(status);
+        if let Some(kind) = fault {
+            route.stats.count_fault(kind);
+            self.ingress.stats().count_fault(kind);
+        }
+        for stats in [(&route.stats.bytes_in, &route.stats.bytes_out)] {
+            stats.0.add(tally.bytes_in.get());
+            stats.1.add(tally.bytes_out.get());
+        }
+        let (began, sent) = (tally.began.get(), tally.sent.get());
+        let (answered, first_byte) = (tally.answered.get(), tally.first_byte.get());
+        if first_byte != 0 {
+            let between = |from, to| self.context.nanoseconds(from, to);
+            let total = between(began, first_byte);
+            let upstream = between(sent, answered);
+            route.stats.first_byte.record(total);
+            route.stats.upstream_time.record(upstream);
+            route.stats.proxy_time.record(total.saturating_sub(upstream));
+        }
+        if let Some(notes) = &self.notes {
+            super::access::write(self, notes, status, fault);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.view.leave();
+        self.context.stats().requests_in_flight.decrement();
+        self.route().stats.in_flight.decrement();
+        if let Some(permit) = self.permit.take() {
+            self.context.admission().release_request(permit);
+        }
+    }
+}
+
+/// Where an exchange is when a connection fails that the request has been written to.
+pub(crate) fn phase_after_send(is_reused: bool) -> Phase {
+    if is_reused { Phase::ReusedAfterByte } else { Phase::SentBeforeResponse }
 }
 
 /// Sends the whole content of `buf`.
@@ -213,4 +337,33 @@ pub(crate) async fn send_all(stream: &Stream, mut buf: Buf) -> (std::io::Result<
         }
     }
     (Ok(()), buf)
+}
+
+/// The request for another endpoint: `Host` is the first field of every head that we encode.
+fn with_host(request: &Buf, host: &str) -> Buf {
+    let bytes = request.bytes();
+    let mut ends = memchr::memchr_iter(b'\n', bytes).map(|end| end + 1);
+    let (Some(line), Some(after)) = (ends.next(), ends.next()) else { unreachable!("a head has a Host line") };
+    let mut changed = Buf::of(bytes.len() + host.len());
+    let fits = changed.append(&bytes[..line])
+        && changed.append(b"Host: ")
+        && changed.append(host.as_bytes())
+        && changed.append(b"\r\n")
+        && changed.append(&bytes[after..]);
+    debug_assert!(fits, "the old head and the new host fit");
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_endpoint_gets_its_own_host() {
+        let mut request = Buf::small();
+        request.append(b"POST /v1 HTTP/1.1\r\nHost: a:1\r\nX-A: Host: b\r\n\r\nbody\n\n");
+        let changed = with_host(&request, "longer.example:8000");
+        let expected = b"POST /v1 HTTP/1.1\r\nHost: longer.example:8000\r\nX-A: Host: b\r\n\r\nbody\n\n";
+        assert_eq!(changed.bytes(), expected);
+    }
 }

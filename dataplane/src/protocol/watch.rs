@@ -55,9 +55,13 @@ pub(crate) async fn watch(client: &Stream, busy: bool) -> Seen {
             _ => Seen::Gone,
         }
     } else {
-        match client.readable().await {
-            Ok(()) if client.peek() == Peek::Data => Seen::Readable,
-            _ => Seen::Gone,
+        loop {
+            match client.readable().await.map(|()| client.peek()) {
+                Ok(Peek::Data) => return Seen::Readable,
+                // Somebody else has taken the bytes meanwhile.
+                Ok(Peek::Quiet) => {}
+                Ok(Peek::Closed) | Err(_) => return Seen::Gone,
+            }
         }
     }
 }
@@ -99,21 +103,9 @@ impl<'a, W: Future<Output = Seen>> Watching<'a, W> {
         }
     }
 
-    /// The client's next move: at once if it was seen already.
-    pub(crate) async fn next(&mut self) -> Seen {
-        if let Some(seen) = self.seen.take() {
-            return seen;
-        }
-        let seen = match self.slot.as_mut().as_pin_mut() {
-            Some(watch) => watch.await,
-            None => Seen::Readable,
-        };
-        self.slot.set(None);
-        seen
+    /// What was seen of the client's next move; none if it has not moved, and then an armed watch stays in its slot.
+    pub(crate) fn into_seen(self) -> Option<Seen> {
+        self.seen
     }
 
-    /// Whether [`Watching::next`] would answer at once.
-    pub(crate) fn has_seen(&self) -> bool {
-        self.seen.is_some()
-    }
 }

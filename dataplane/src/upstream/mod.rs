@@ -14,7 +14,7 @@ use std::sync::Arc;
 use dataplane_core::balance::{Balancer, Endpoints, Tried};
 use dataplane_core::endpoint::{EndpointAddress, EndpointHealth};
 use dataplane_core::snapshot::{ClusterEntry, EndpointId};
-use dataplane_core::stats::EndpointStats;
+use dataplane_core::stats::{ClusterStats, EndpointStats};
 
 use crate::io::Stream;
 
@@ -41,6 +41,7 @@ pub(crate) struct Cluster {
     endpoints: Vec<(Rc<Endpoint>, u32)>,
     balancer: RefCell<Balancer>,
     idle_timeout_ms: u64,
+    stats: Arc<ClusterStats>,
 }
 
 impl Cluster {
@@ -83,13 +84,24 @@ impl Cluster {
             Some(_) | None => Balancer::new(entry.config.policy, worker),
         };
         let idle_timeout_ms = entry.config.pool.idle_timeout.as_millis() as u64;
-        Self { entry, endpoints, balancer: RefCell::new(balancer), idle_timeout_ms }
+        let stats = Arc::clone(&entry.stats[worker]);
+        Self { entry, endpoints, balancer: RefCell::new(balancer), idle_timeout_ms, stats }
     }
 
     /// The endpoint for the next try of an exchange, with its index; none if all are down or tried.
     pub(crate) fn pick(&self, tried: &Tried) -> Option<(usize, InFlight)> {
         let index = self.balancer.borrow_mut().pick(&Candidates(&self.endpoints), tried)?;
         Some((index, InFlight::new(Rc::clone(&self.endpoints[index].0))))
+    }
+
+    /// The endpoint with this index, for another connection to it.
+    pub(crate) fn at(&self, index: usize) -> Option<(usize, InFlight)> {
+        self.endpoints.get(index).map(|(endpoint, _)| (index, InFlight::new(Rc::clone(endpoint))))
+    }
+
+    /// This worker's counters of the cluster.
+    pub(crate) fn stats(&self) -> &ClusterStats {
+        &self.stats
     }
 
     /// Takes an idle connection to `endpoint`, of this worker or of another.
