@@ -157,8 +157,3 @@ pub enum HostHeader {
     /// This text.
     Fixed(String),
 }
-
-impl Policy {
-    /// Every policy, so that the laws that all of them keep can be tested over all of them.
-    pub const ALL: [Policy; 3] = [Policy::RoundRobin, Policy::WeightedRoundRobin, Policy::LeastInFlight];
-}
