@@ -9,7 +9,7 @@ use super::Names;
 use super::http;
 use super::values::{Refusal, accept, duration, integer, optional_duration, size};
 use crate::config::file;
-use crate::config::file::value::At;
+use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
 use crate::config::read::suggest::{nearest, quote};
 use crate::config::{
@@ -33,7 +33,7 @@ const REQUEST_BODY_MAX: u64 = 1 << 50;
 /// Checks every route. Where a key could not be read (`is_read_whole` is false), what a route matches is not known, so
 /// nothing is said about routes that match the same.
 pub(super) fn routes(
-    files: &[At<file::Route>],
+    files: &[Section<file::Route>],
     listeners: &[Listener],
     clusters: &[Cluster],
     is_read_whole: bool,
@@ -58,8 +58,13 @@ struct Known<'a> {
     clusters: Vec<&'a str>,
 }
 
-fn route(file: &At<file::Route>, names: &mut Names, known: &Known<'_>, problems: &mut Problems) -> Route {
-    let At { value: file, span } = file;
+fn route(
+    file: &Section<file::Route>,
+    names: &mut Names,
+    known: &Known<'_>,
+    problems: &mut Problems,
+) -> Route {
+    let Section { value: file, span } = file;
     let name = names.take(&file.name, span, problems);
     Route {
         name,
@@ -88,7 +93,8 @@ fn route_listeners(file: &file::Route, known: &Known<'_>, problems: &mut Problem
         problems.wrong(&written.span, "a route without listeners serves nothing", help);
     }
     for At { value: name, span } in &written.value {
-        if !known.listeners.contains(&name.as_str()) {
+        // Where there are none at all, that is the mistake.
+        if !known.listeners.is_empty() && !known.listeners.contains(&name.as_str()) {
             problems.unknown_name(
                 span,
                 "listeners",
@@ -114,7 +120,7 @@ fn route_cluster(
         problems.missing(route, "cluster", "this route has no cluster", help);
         return String::new();
     };
-    if !known.clusters.contains(&name.as_str()) {
+    if !known.clusters.is_empty() && !known.clusters.contains(&name.as_str()) {
         problems.unknown_name(span, "clusters", unknown("cluster", name), one_of(name, &known.clusters));
     }
     name.clone()
@@ -169,7 +175,7 @@ fn path(file: &file::Route, problems: &mut Problems) -> PathMatch {
 
 fn match_headers(file: &file::Route, problems: &mut Problems) -> Vec<HeaderMatch> {
     let mut matches: Vec<HeaderMatch> = Vec::new();
-    for At { value: condition, span } in file.match_headers.as_deref().unwrap_or_default() {
+    for Section { value: condition, span } in file.match_headers.as_deref().unwrap_or_default() {
         let Some(name) = &condition.name else {
             problems.missing(span, "name", "this condition names no header", "write `name = \"…\"`");
             continue;
@@ -245,18 +251,20 @@ fn edited_name(name: &At<String>, problems: &mut Problems) -> Option<String> {
 }
 
 /// Two routes that match the very same requests on one listener: which one is taken would be chance.
-fn refuse_equal_routes(routes: &[Route], files: &[At<file::Route>], problems: &mut Problems) {
+fn refuse_equal_routes(routes: &[Route], files: &[Section<file::Route>], problems: &mut Problems) {
     let mut by_conditions: HashMap<Conditions<'_>, Vec<usize>> = HashMap::new();
     for (index, route) in routes.iter().enumerate() {
         let rivals = Conditions::of(route).find_map(|conditions| {
+            let host = conditions.host;
             let earlier = by_conditions.entry(conditions).or_default();
             let rival = earlier.iter().copied().find(|rival| overlap(&routes[*rival], route));
             earlier.push(index);
-            rival
+            rival.zip(Some(host))
         });
-        if let Some(rival) = rivals {
+        if let Some((rival, host)) = rivals {
             let (name, rival) = (quote(&route.name), quote(&routes[rival].name));
-            let message = format!("the routes {rival} and {name} match the same requests");
+            let host = host.map(|host| format!(" for {host}")).unwrap_or_default();
+            let message = format!("the routes {rival} and {name} match the same requests{host}");
             let help = "give one of them other hosts, paths, methods, headers or listeners";
             problems.wrong(&files[index].span, message, help);
         }
