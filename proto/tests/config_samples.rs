@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proto::config::{Config, ConfigErrors, schema};
+use proto::config::{Config, ConfigErrors, TEXT_BYTES_MAX, schema};
 use serde_json::Value;
 
 fn env(name: &str) -> Option<String> {
@@ -186,6 +186,32 @@ fn survives_deep_nesting_and_many_errors() {
     let routes: String = (0..2_000).map(|_| "[[routes]]\n").collect();
     let errors = parse(&routes).unwrap_err();
     assert!(errors.as_slice().len() <= 50);
+}
+
+#[test]
+fn reads_thousands_of_routes_whether_right_or_wrong() {
+    let route = |number: usize, cluster: &str| {
+        format!(
+            "[[routes]]\nname = \"r{number}\"\nhosts = [\"h{number}.example\"]\ncluster = \"{cluster}\"\n"
+        )
+    };
+    let cluster = |number: usize| {
+        format!("[[clusters]]\nname = \"c{number}\"\nendpoints = [{{ address = \"a:1\" }}]\n")
+    };
+    let listener = "[[listeners]]\nname = \"http\"\nbind = \"127.0.0.1:0\"\n";
+    let clusters: String = (0..3_000).map(cluster).collect();
+    let right: String = (0..3_000).map(|number| route(number, &format!("c{number}"))).collect();
+    assert_eq!(parse(&format!("{listener}{clusters}{right}")).unwrap().routes.len(), 3_000);
+    let wrong: String = (0..3_000).map(|number| route(number, &format!("k{number}"))).collect();
+    assert_eq!(parse(&format!("{listener}{clusters}{wrong}")).unwrap_err().as_slice().len(), 50);
+}
+
+#[test]
+fn refuses_a_text_that_is_too_long() {
+    let comment = "#".repeat(TEXT_BYTES_MAX);
+    assert_eq!(parse(&comment).unwrap_err().as_slice()[0].path, "listeners");
+    let longer = comment + "\n";
+    assert!(parse(&longer).unwrap_err().to_string().contains("longer than"));
 }
 
 /// A sample with some of its bytes replaced, taken out or doubled.

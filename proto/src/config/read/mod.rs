@@ -16,7 +16,7 @@ use super::file::File;
 use super::problem::Problems;
 
 /// Longest config text: far above ten thousand routes, far below what would hurt the node that reads it.
-pub const TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Reads what can be read. A text that is no TOML is an error of its own; every other mistake is noted and its key
 /// left out.

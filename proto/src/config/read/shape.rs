@@ -134,7 +134,9 @@ fn how_to_write(message: &str) -> Option<String> {
         return Some("several of these may stand here: write the header as `[[…]]`".to_owned());
     }
     if found == "sequence" && expected == "a table" {
-        return Some("only one of these may stand here: write the header as `[…]`".to_owned());
+        return Some(
+            "only one of these may stand here: write a `[…]` header, or `{ key = value }`".to_owned(),
+        );
     }
     let number = found.strip_prefix("integer `").and_then(|rest| rest.strip_suffix('`'));
     let text = found.strip_prefix("string \"").and_then(|rest| rest.strip_suffix('"'));
