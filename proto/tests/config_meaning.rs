@@ -286,6 +286,8 @@ fn caret_stands_under_the_error_in_long_and_wide_lines() {
 #[test]
 fn warns_of_what_is_probably_not_meant() {
     assert_eq!(parse(MINIMAL).unwrap().warnings(), [""; 0]);
+    let turns = format!("{MINIMAL}policy = \"round_robin\"\n");
+    assert_eq!(parse(&turns).unwrap().warnings(), [""; 0]);
     let text = r#"
 admin.listen = "0.0.0.0:9091"
 [[listeners]]
