@@ -26,6 +26,20 @@ pub(crate) enum End {
     Garbage,
 }
 
+/// How a client goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// FIN; the kernel makes it RST if something was left unread.
+    Close,
+    Reset,
+    /// FIN, whatever was left unread, and the socket stays open for reading.
+    HalfClose,
+}
+
+impl Leave {
+    pub(crate) const ALL: [Self; 3] = [Self::Close, Self::Reset, Self::HalfClose];
+}
+
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -151,10 +165,18 @@ impl Client {
         self.input.is_empty() && self.read().is_err()
     }
 
-    /// Goes away with FIN, or with RST.
-    pub(crate) fn leave(self, by_reset: bool) {
-        if by_reset {
-            socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    /// Goes away. What it gives back keeps a half-closed socket open.
+    pub(crate) fn leave(self, how: Leave) -> Option<TcpStream> {
+        match how {
+            Leave::Close => None,
+            Leave::Reset => {
+                socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                None
+            }
+            Leave::HalfClose => {
+                self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+                Some(self.stream)
+            }
         }
     }
 
