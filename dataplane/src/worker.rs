@@ -252,7 +252,8 @@ impl Desk<'_> {
         let stop = Rc::new(Stop::default());
         let seats = self.worker.seats.clone();
         let hand_over = move |other: usize, accepted| seats[other].mailbox.post(Order::Adopt(accepted));
-        let accepting = listener::accept(socket, ingress, Rc::clone(&self.context), hand_over, Rc::clone(&stop));
+        let accepting =
+            listener::accept(socket, ingress, Rc::clone(&self.context), hand_over, Rc::clone(&stop));
         driver::spawn(async move {
             if let Err(error) = accepting.await {
                 error!(%error, "a listening socket failed");

@@ -11,6 +11,7 @@ use dataplane_core::snapshot::{EndpointId, RouteEntry, Snapshot};
 use dataplane_core::stats::{Gauge, ListenerStats, RouteStats, WorkerStats};
 use quanta::Clock;
 
+use super::ident::RequestId;
 use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
 use crate::upstream::{Cluster, Endpoint, Shelves};
@@ -53,7 +54,12 @@ pub(crate) struct RouteView {
 }
 
 impl View {
-    fn new(live: Arc<Live>, before: Option<&Self>, endpoints: &mut HashMap<EndpointId, Rc<Endpoint>>, worker: usize) -> Self {
+    fn new(
+        live: Arc<Live>,
+        before: Option<&Self>,
+        endpoints: &mut HashMap<EndpointId, Rc<Endpoint>>,
+        worker: usize,
+    ) -> Self {
         let snapshot = &live.snapshot;
         let clusters: Vec<Rc<Cluster>> = snapshot
             .clusters
@@ -224,8 +230,8 @@ impl Context {
     }
 
     /// 32 hexadecimal digits that no other request has.
-    pub(crate) fn request_id(&self) -> [u8; 32] {
-        self.ids.next()
+    pub(crate) fn request_id(&self) -> RequestId {
+        RequestId::Ours(self.ids.next())
     }
 
     /// The worker with the fewest exchanges, if this one has more than `margin` more.
@@ -235,7 +241,8 @@ impl Context {
         }
         let load = |stats: &WorkerStats| stats.requests_in_flight.value();
         let ours = load(self.stats());
-        let (other, least) = self.all_stats.iter().map(|stats| load(stats)).enumerate().min_by_key(|(_, load)| *load)?;
+        let (other, least) =
+            self.all_stats.iter().map(|stats| load(stats)).enumerate().min_by_key(|(_, load)| *load)?;
         (other != self.worker && ours > least + margin).then_some(other)
     }
 

@@ -172,14 +172,16 @@ impl Exchange {
         let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
         let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
-            None => match connect(&endpoint, &route.cluster.entry.config.socket, deadlines, route.connect).await {
-                Ok(stream) => (stream, false),
-                Err(ConnectFailure { kind, error }) => {
-                    tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
-                    endpoint.stats.failures.increment();
-                    return Err((Failed { kind, phase: Phase::Connecting }, request));
+            None => {
+                match connect(&endpoint, &route.cluster.entry.config.socket, deadlines, route.connect).await {
+                    Ok(stream) => (stream, false),
+                    Err(ConnectFailure { kind, error }) => {
+                        tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+                        endpoint.stats.failures.increment();
+                        return Err((Failed { kind, phase: Phase::Connecting }, request));
+                    }
                 }
-            },
+            }
         };
         deadlines.aim(Side::Exchange, stream.as_raw_fd());
         let mark = request.mark();
@@ -189,7 +191,11 @@ impl Exchange {
         request.rewind(mark);
         if sent.is_err() {
             endpoint.stats.failures.increment();
-            let kind = if deadlines.fired().is_some() { FaultKind::FirstByteTimeout } else { FaultKind::UpstreamReset };
+            let kind = if deadlines.fired().is_some() {
+                FaultKind::FirstByteTimeout
+            } else {
+                FaultKind::UpstreamReset
+            };
             return Err((Failed { kind, phase: phase_after_send(is_reused) }, request));
         }
         self.tally.sent.set(self.context.stamp());
@@ -299,10 +305,9 @@ impl Exchange {
             self.ingress.stats().count_fault(kind);
         }
         let listener = self.ingress.stats();
-        for (bytes_in, bytes_out) in [
-            (&route.stats.bytes_in, &route.stats.bytes_out),
-            (&listener.bytes_in, &listener.bytes_out),
-        ] {
+        for (bytes_in, bytes_out) in
+            [(&route.stats.bytes_in, &route.stats.bytes_out), (&listener.bytes_in, &listener.bytes_out)]
+        {
             bytes_in.add(tally.bytes_in.get());
             bytes_out.add(tally.bytes_out.get());
         }
@@ -356,7 +361,9 @@ pub(crate) async fn send_all(stream: &Stream, mut buf: Buf) -> (std::io::Result<
 fn with_host(request: &Buf, host: &str) -> Buf {
     let bytes = request.bytes();
     let mut ends = memchr::memchr_iter(b'\n', bytes).map(|end| end + 1);
-    let (Some(line), Some(after)) = (ends.next(), ends.next()) else { unreachable!("a head has a Host line") };
+    let (Some(line), Some(after)) = (ends.next(), ends.next()) else {
+        unreachable!("a head has a Host line")
+    };
     let mut changed = Buf::of(bytes.len() + host.len());
     let fits = changed.append(&bytes[..line])
         && changed.append(b"Host: ")

@@ -107,5 +107,4 @@ impl<'a, W: Future<Output = Seen>> Watching<'a, W> {
     pub(crate) fn into_seen(self) -> Option<Seen> {
         self.seen
     }
-
 }

@@ -49,7 +49,13 @@ pub(crate) async fn tunnel(
 }
 
 /// Carries `early` and then `from` to `to` until its end, which is passed on; false when either failed.
-async fn one_way(from: &Stream, to: &Stream, early: Option<Buf>, count: &Cell<u64>, moved: impl Fn()) -> bool {
+async fn one_way(
+    from: &Stream,
+    to: &Stream,
+    early: Option<Buf>,
+    count: &Cell<u64>,
+    moved: impl Fn(),
+) -> bool {
     let mut buf = early.unwrap_or_else(Buf::small);
     count.set(buf.len() as u64);
     loop {

@@ -28,7 +28,10 @@ pub(crate) async fn connect(
     // The deadline's shutdown makes the socket writable like a connect does: the deadline has the last word.
     if deadlines.fired() == Some(Timer::Connect) {
         endpoint.stats.connect_failures.increment();
-        return Err(ConnectFailure { kind: FaultKind::ConnectTimeout, error: io::ErrorKind::TimedOut.into() });
+        return Err(ConnectFailure {
+            kind: FaultKind::ConnectTimeout,
+            error: io::ErrorKind::TimedOut.into(),
+        });
     }
     result.map_err(|error| {
         endpoint.stats.connect_failures.increment();

@@ -59,7 +59,8 @@ impl Cluster {
             .map(|endpoint| {
                 let resolved = &endpoint.resolved;
                 let ours = known.entry(resolved.id).or_insert_with(|| {
-                    let shelves = shelves.get(&resolved.id).cloned().unwrap_or_else(|| Arc::new(Shelves::new(0)));
+                    let shelves =
+                        shelves.get(&resolved.id).cloned().unwrap_or_else(|| Arc::new(Shelves::new(0)));
                     Rc::new(Endpoint {
                         id: resolved.id,
                         name: resolved.name.clone(),

@@ -224,7 +224,9 @@ fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
         (ResponseLength::None, _) => Transit::Nothing,
         (ResponseLength::Chunked, SendLength::UntilClose) => Transit::Unwrap(decoder),
         (ResponseLength::UntilClose, SendLength::Chunked) => Transit::Wrap,
-        (ResponseLength::Sized(_) | ResponseLength::Chunked | ResponseLength::UntilClose, _) => Transit::Same(decoder),
+        (ResponseLength::Sized(_) | ResponseLength::Chunked | ResponseLength::UntilClose, _) => {
+            Transit::Same(decoder)
+        }
     }
 }
 
@@ -259,7 +261,12 @@ async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<
 }
 
 /// Why there is no response head.
-fn no_head(client: &Connection, received: &io::Result<usize>, is_nothing_received: bool, is_reused: bool) -> Failed {
+fn no_head(
+    client: &Connection,
+    received: &io::Result<usize>,
+    is_nothing_received: bool,
+    is_reused: bool,
+) -> Failed {
     let kind = match received {
         Ok(_) => FaultKind::UpstreamClosedEarly,
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => FaultKind::UpstreamReset,

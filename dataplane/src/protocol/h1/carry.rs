@@ -117,7 +117,7 @@ impl Carriage<'_> {
         &self,
         mut next: Try,
         mut request: Buf,
-        mut body: Option<BodyDecoder>,
+        mut body: Option<Box<BodyDecoder>>,
         rest: &mut Option<Buf>,
     ) -> Result<Answered, FaultKind> {
         let deadlines = &self.client.deadlines;
@@ -143,10 +143,10 @@ impl Carriage<'_> {
     async fn both(
         &self,
         reached: &Reached,
-        body: BodyDecoder,
+        body: Box<BodyDecoder>,
     ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
-        let mut up = pin!(upload(client, exchange, &reached.stream, body));
+        let mut up = pin!(upload(client, exchange, &reached.stream, *body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
@@ -229,7 +229,7 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     client.deadlines.clear();
     let reply = Reply {
         kind: fault,
-        id: exchange.id,
+        id: exchange.id.clone(),
         keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.context.is_draining(),
         head_only: exchange.method == Method::Head,
         detail: None,

@@ -164,7 +164,7 @@ async fn requests<W: Future<Output = Seen>>(
         let is_busy = now() <= client.busy_until.replace(now() + BUSY_TICKS);
         let ended = match reading {
             Reading::Admitted(admitted) => {
-                carry::carry(client, *admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
+                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
             }
             Reading::Refused(refusal) => refuse(client, &refusal).await,
             Reading::Partial(_) => return Next::Close,

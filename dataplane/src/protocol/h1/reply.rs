@@ -8,8 +8,8 @@ use dataplane_core::h1::{ErrorBody, encode_error};
 
 use super::super::context::Context;
 use super::super::ident::RequestId;
-use super::request::Refusal;
 use super::Connection;
+use super::request::Refusal;
 use crate::io::{Buf, Side, Ticks, Timer};
 
 /// How long a client may take to close after it was told the end.
@@ -30,8 +30,8 @@ pub(super) struct Reply {
 
 impl From<&Refusal> for Reply {
     fn from(refusal: &Refusal) -> Self {
-        let Refusal { kind, id, keep_alive, head_only, detail, .. } = *refusal;
-        Self { kind, id, keep_alive, head_only, detail }
+        let &Refusal { kind, ref id, keep_alive, head_only, detail } = refusal;
+        Self { kind, id: id.clone(), keep_alive, head_only, detail }
     }
 }
 
@@ -64,9 +64,11 @@ pub(super) async fn linger(client: &Connection) {
 
 /// Tells a client that the node is full, without waiting, and closes.
 pub(super) fn refuse_connection(socket: &OwnedFd, context: &Context) {
-    let id = RequestId::new(&context.request_id());
+    let id = context.request_id();
     let kind = FaultKind::Overloaded;
-    let Some(buf) = encode(&Reply { kind, id, keep_alive: false, head_only: false, detail: None }) else { return };
+    let Some(buf) = encode(&Reply { kind, id, keep_alive: false, head_only: false, detail: None }) else {
+        return;
+    };
     // Best effort: the few bytes fit into an empty send queue, and nobody waits for a client that is turned away.
     if let Ok(copy) = socket.try_clone() {
         let mut stream = std::net::TcpStream::from(copy);
@@ -89,7 +91,8 @@ fn encode(reply: &Reply) -> Option<Buf> {
     };
     let mut room = [0; ERROR_BYTES_MAX];
     let retry_after = reply.kind.retry_after_s();
-    let bytes = encode_error(&mut room, status, &body, reply.keep_alive, retry_after, reply.head_only).ok()?;
+    let bytes =
+        encode_error(&mut room, status, &body, reply.keep_alive, retry_after, reply.head_only).ok()?;
     let mut buf = Buf::small();
     buf.append(&room[..bytes]).then_some(buf)
 }

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use dataplane_core::balance::Tried;
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead, encode_request,
-    parse_request,
+    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
+    encode_request, parse_request,
 };
 use dataplane_core::request::{BodyLength, Method};
 use dataplane_core::route::RequestView;
@@ -28,19 +28,19 @@ pub(super) enum Reading {
     /// The beginning of a head.
     Partial(Buf),
     /// A request to be carried.
-    Admitted(Box<Admitted>),
+    Admitted(Admitted),
     /// A request, or something else, that is answered here and now.
     Refused(Refusal),
 }
 
 /// A request that has a route and an endpoint.
 pub(super) struct Admitted {
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     pub(super) first: Try,
     /// The head for the endpoint and the body bytes that came with it.
     pub(super) request: Buf,
     /// What is still to come of the body.
-    pub(super) upload: Option<BodyDecoder>,
+    pub(super) upload: Option<Box<BodyDecoder>>,
     /// Bytes behind this request.
     pub(super) rest: Option<Buf>,
     pub(super) asked: Asked,
@@ -94,22 +94,32 @@ pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Read
         Err(refusal) => return Reading::Refused(refusal),
     };
     let Some(permit) = context.admission().try_request() else {
-        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, decision.id.as_str()));
+        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, decision.id));
     };
-    let subject = (decision.id, decision.asked.method, began);
-    let exchange = Exchange::begin(context, view, &client.ingress, (decision.route, permit), subject);
-    match rewrite(client, decision, exchange, input) {
-        Ok(admitted) => Reading::Admitted(Box::new(admitted)),
+    match rewrite(
+        client,
+        decision,
+        |id, method, route| {
+            Box::new(Exchange::begin(context, view, &client.ingress, (route, permit), (id, method, began)))
+        },
+        input,
+    ) {
+        Ok(admitted) => Reading::Admitted(admitted),
         Err(refusal) => Reading::Refused(refusal),
     }
 }
 
 /// Finds route and endpoint, and encodes the new head into the worker's scratch memory.
-fn decide(client: &Connection, view: &View, head: &RequestHead<'_>, received: usize) -> Result<Decision, Refusal> {
+fn decide(
+    client: &Connection,
+    view: &View,
+    head: &RequestHead<'_>,
+    received: usize,
+) -> Result<Decision, Refusal> {
     let context = &client.context;
     let id = match head.request_id() {
-        Some(id) => RequestId::new(id.as_bytes()),
-        None => RequestId::new(&context.request_id()),
+        Some(id) => RequestId::Theirs(id.into()),
+        None => context.request_id(),
     };
     // Only a request whose body is here as a whole leaves the connection in a known state when it is refused.
     let is_whole = match head.length {
@@ -119,7 +129,7 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>, received: us
     let keep_alive = head.keep_alive && is_whole && !context.is_draining();
     let refuse = |kind| Refusal {
         kind,
-        id,
+        id: id.clone(),
         keep_alive: keep_alive && received == head.bytes,
         head_only: head.method == Method::Head,
         detail: None,
@@ -129,7 +139,10 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>, received: us
         path: head.target.path.as_bytes(),
         method: head.method_text,
         header: &|name| {
-            head.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
+            head.fields
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+                .map(|field| field.value)
         },
     };
     let route = client.ingress.index().and_then(|listener| view.live.snapshot.route(listener, &request));
@@ -182,14 +195,15 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>, received: us
 fn rewrite(
     client: &Connection,
     decision: Decision,
-    mut exchange: Exchange,
+    begin: impl FnOnce(RequestId, Method, usize) -> Box<Exchange>,
     mut input: Buf,
 ) -> Result<Admitted, Refusal> {
+    let mut exchange = begin(decision.id, decision.asked.method, decision.route);
     input.consume(decision.head_bytes);
     let mut decoder = BodyDecoder::for_request(decision.body);
     let scan = decoder.scan(input.bytes()).map_err(|error| {
         exchange.finish(Some(FaultKind::MalformedRequest));
-        let mut refusal = Refusal::unread(FaultKind::MalformedRequest, decision.id.as_str());
+        let mut refusal = Refusal::unread(FaultKind::MalformedRequest, exchange.id.clone());
         refusal.detail = Some(error.as_str());
         refusal
     })?;
@@ -207,7 +221,7 @@ fn rewrite(
         exchange,
         first: decision.first,
         request: input,
-        upload: (!is_whole).then_some(decoder),
+        upload: (!is_whole).then(|| Box::new(decoder)),
         rest,
         asked: decision.asked,
         client: asked_by,
@@ -246,12 +260,11 @@ fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
 
 impl Refusal {
     /// Of something that was not read to its end, so that the connection cannot go on.
-    pub(super) fn unread(kind: FaultKind, id: impl AsRef<[u8]>) -> Self {
-        let id = RequestId::new(id.as_ref());
+    pub(super) fn unread(kind: FaultKind, id: RequestId) -> Self {
         Self { kind, id, keep_alive: false, head_only: false, detail: None }
     }
 
-    fn malformed(error: &RequestError, id: [u8; 32]) -> Self {
+    fn malformed(error: &RequestError, id: RequestId) -> Self {
         let kind = match error.status {
             414 => FaultKind::UriTooLong,
             417 => FaultKind::ExpectationFailed,
