@@ -1,10 +1,11 @@
 //! What must hold for any bytes at all, as functions that panic where it does not. The fuzz targets in `fuzz/` and the tests over the
 //! kept corpus call the same ones. Not part of the API.
 
-use proto::config::HeaderEdits;
+use proto::config::{Config, ConfigErrors, HeaderEdits, HostHeader};
 
+use crate::h1::field::is_token;
 use crate::h1::{
-    Asked, BodyDecoder, Client, FieldKind, FieldStorage, HeadLimits, HeadScan, HostChoice, LAST_CHUNK,
+    Asked, BodyDecoder, Client, FieldKind, FieldStorage, HeadLimits, HeadScan, Host, HostChoice, LAST_CHUNK,
     RequestEdits, RequestHead, ResponseEdits, ResponseHead, ResponseLength, SendLength, chunk_head,
     encode_request, encode_response, parse_request, parse_response, response_framing,
 };
@@ -200,4 +201,55 @@ fn check_rechunked(payload: &[u8]) {
     let mut decoder = BodyDecoder::for_request(BodyLength::Chunked);
     let body = decode(&mut decoder, &coded, coded.len()).expect("our own chunks are well-formed");
     assert_eq!((&body.payload[..], body.consumed, body.done), (payload, coded.len(), true));
+}
+
+/// Any bytes as a config. What is taken must be safe to act on; what is refused must say where and be printable.
+pub fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let env = |name: &str| name.len().is_multiple_of(2).then(|| format!("v-{name}"));
+    match Config::parse(text, &env, "host") {
+        Ok(config) => {
+            assert_eq!(
+                Config::parse(text, &env, "host").as_ref(),
+                Ok(&config),
+                "another config at the second reading"
+            );
+            config.warnings().iter().for_each(|warning| assert!(!warning.is_empty()));
+            check_config(&config);
+        }
+        Err(errors) => check_config_errors(&errors, text),
+    }
+}
+
+/// What the encoders write as it is must not be able to break a head.
+fn check_config(config: &Config) {
+    for route in &config.routes {
+        assert!(config.clusters.iter().any(|cluster| cluster.name == route.cluster), "a route to nowhere");
+        for edits in [&route.headers.request, &route.headers.response] {
+            for (name, value) in edits.set.iter().chain(&edits.add) {
+                assert!(is_token(name.as_bytes()), "{name:?} is no name");
+                assert!(
+                    !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t'),
+                    "{value:?} is no value"
+                );
+                assert!(!FieldKind::of(name.as_bytes()).is_managed(), "{name} is the proxy's own");
+            }
+        }
+    }
+    for cluster in &config.clusters {
+        assert!(!cluster.endpoints.is_empty(), "a cluster of nothing");
+        if let HostHeader::Fixed(host) = &cluster.host_header {
+            assert!(Host::parse(host.as_bytes()).is_some(), "{host:?} is no host");
+        }
+    }
+}
+
+fn check_config_errors(errors: &ConfigErrors, text: &str) {
+    assert!(!errors.as_slice().is_empty(), "refused without a reason");
+    for error in errors.as_slice() {
+        assert!(text.get(error.span.clone()).is_some(), "an error outside of the text");
+        assert!(error.line >= 1 && error.column >= 1 && !error.message.is_empty());
+    }
+    assert!(!errors.render("edge.toml", text, false).is_empty());
+    assert!(!errors.to_string().is_empty());
 }

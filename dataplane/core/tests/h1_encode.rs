@@ -165,8 +165,7 @@ fn rules_remove_then_set_then_add() {
 
 #[test]
 fn rules_cannot_touch_framing() {
-    let names =
-        ["Content-Length", "transfer-encoding", "Connection", "Upgrade", "TE", "Expect", "Content_Length"];
+    let names = ["Content-Length", "transfer-encoding", "Connection", "Upgrade", "TE", "Expect"];
     let pairs: Vec<_> = names.iter().map(|name| (name.to_string(), "7".to_owned())).collect();
     let rules = HeaderEdits { set: pairs.clone(), add: pairs, remove: vec!["host".to_owned()] };
     let sent = request_with("POST / HTTP/1.1\nHost: a\nContent-Length: 2\n\n", edits(&rules));
