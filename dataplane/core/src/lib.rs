@@ -5,6 +5,8 @@
 pub mod balance;
 pub mod endpoint;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod h1;
 pub mod health;
 pub mod limit;

@@ -124,6 +124,7 @@ impl ChunkDecoder {
             (State::Data | State::DataCr | State::DataLf, _) => Err(BodyError::MissingChunkEnd),
             (State::Trailer, b'\r') if self.is_at_line_start() => Ok(State::EndLf),
             (State::Trailer, b'\r') => Ok(State::TrailerLf),
+            (State::Trailer, b'\n') => Err(BodyError::InvalidTrailer),
             (State::Trailer, _) => self.trailers.get_or_insert_default().push(byte).map(|()| State::Trailer),
             (State::TrailerLf, b'\n') => {
                 self.trailers.get_or_insert_default().end_line().map(|()| State::Trailer)

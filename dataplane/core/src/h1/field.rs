@@ -93,8 +93,7 @@ impl FieldKind {
     /// has a say in it: framing and hop-by-hop fields (RFC 9110, section 7.6.1).
     pub fn is_managed(self) -> bool {
         match self {
-            Self::Alias
-            | Self::ContentLength
+            Self::ContentLength
             | Self::TransferEncoding
             | Self::Connection
             | Self::KeepAlive
@@ -107,6 +106,7 @@ impl FieldKind {
             | Self::Http2Settings
             | Self::Expect => true,
             Self::Other
+            | Self::Alias
             | Self::Host
             | Self::ContentType
             | Self::Forwarded
@@ -316,7 +316,7 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
 }
 
 /// Whether it is a token (RFC 9110, section 5.6.2).
-pub(super) fn is_token(text: &[u8]) -> bool {
+pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| TOKEN[*byte as usize])
 }
 

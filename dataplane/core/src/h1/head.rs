@@ -5,7 +5,7 @@ use memchr::memchr_iter;
 use proto::config::Limits;
 
 use super::error::HeadErrorKind;
-use super::field::{FIELDS_MAX, Field, FieldKind, is_token, list};
+use super::field::{FIELDS_MAX, Field, FieldKind, is_token, list, trim};
 
 /// Longest head, whatever the limits say, so that offsets fit in 32 bits and names in 16 with room to spare.
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
@@ -175,7 +175,7 @@ impl<'b> Digest<'b> {
 
     /// The one protocol that `Upgrade` names, if `Connection` carries it.
     pub(super) fn switched_protocol(&self) -> Option<&'b str> {
-        let protocol = self.upgrade.filter(|_| self.connection.upgrade)?;
+        let protocol = self.upgrade.filter(|protocol| self.connection.upgrade && !protocol.is_empty())?;
         str::from_utf8(protocol).ok()
     }
 
@@ -238,8 +238,9 @@ fn check_encoding(value: &[u8]) -> Result<(), HeadErrorKind> {
     let Some(comma) = value.iter().rposition(|byte| *byte == b',') else {
         return Err(HeadErrorKind::InvalidEncoding);
     };
-    let ends_chunked = super::field::trim(&value[comma + 1..]).eq_ignore_ascii_case(b"chunked");
-    if ends_chunked && list(&value[..comma]).all(is_known_coding) {
+    let ends_chunked = trim(&value[comma + 1..]).eq_ignore_ascii_case(b"chunked");
+    let mut before = value[..comma].split(|byte| *byte == b',').map(trim);
+    if ends_chunked && before.all(is_known_coding) {
         return Err(HeadErrorKind::UnsupportedEncoding);
     }
     Err(HeadErrorKind::InvalidEncoding)

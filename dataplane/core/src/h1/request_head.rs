@@ -198,8 +198,11 @@ fn diagnose(head: &[u8], error: httparse::Error) -> HeadErrorKind {
     match error {
         httparse::Error::TooManyHeaders => HeadErrorKind::TooManyFields,
         httparse::Error::HeaderName | httparse::Error::HeaderValue => diagnose_fields(head),
-        // httparse says NewLine for a CR without LF: at the end of the request line, or where the empty line should be.
-        httparse::Error::NewLine => HeadErrorKind::BareCr,
+        // Something else than a line end behind the version, or a CR without LF where the empty line should be.
+        httparse::Error::NewLine => match first_line(head) {
+            [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => diagnose_fields(head),
+            line => diagnose_request_line(line),
+        },
         httparse::Error::Token | httparse::Error::Version | httparse::Error::Status => {
             diagnose_request_line(first_line(head))
         }
@@ -267,7 +270,6 @@ fn field_fault(line: &[u8]) -> Option<HeadErrorKind> {
             Some(HeadErrorKind::SpaceBeforeColon)
         }
         [b'\r', ..] => Some(HeadErrorKind::BareCr),
-        [] => None,
         _ => Some(HeadErrorKind::InvalidFieldName),
     }
 }

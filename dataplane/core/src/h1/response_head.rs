@@ -177,7 +177,7 @@ fn body_length(
 fn switched<'b>(digest: &Digest<'b>, version: Version, asked: Asked) -> Result<&'b str, HeadErrorKind> {
     digest
         .switched_protocol()
-        .filter(|protocol| !protocol.is_empty() && asked.upgrade && version == Version::Http11)
+        .filter(|_| asked.upgrade && version == Version::Http11)
         .ok_or(HeadErrorKind::UnexpectedSwitch)
 }
 
@@ -185,8 +185,9 @@ fn switched<'b>(digest: &Digest<'b>, version: Version, asked: Asked) -> Result<&
 fn diagnose(head: &[u8], error: httparse::Error) -> HeadErrorKind {
     match error {
         httparse::Error::TooManyHeaders => HeadErrorKind::TooManyFields,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => diagnose_fields(head),
-        httparse::Error::NewLine => HeadErrorKind::BareCr,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => {
+            diagnose_fields(head)
+        }
         httparse::Error::Version => diagnose_version(first_line(head)),
         httparse::Error::Token | httparse::Error::Status if first_line(head).contains(&b'\r') => {
             HeadErrorKind::BareCr

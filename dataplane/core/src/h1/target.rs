@@ -107,8 +107,8 @@ pub struct Host<'b> {
 }
 
 impl<'b> Host<'b> {
-    /// Reads the value of a `Host` field or an authority.
-    pub(super) fn parse(value: &'b [u8]) -> Option<Self> {
+    /// Reads the value of a `Host` field or an authority. None: it is not a host that is let pass.
+    pub fn parse(value: &'b [u8]) -> Option<Self> {
         let name_len = match value.first()? {
             b'[' => ipv6_len(value)?,
             _ => name_len(value)?,
