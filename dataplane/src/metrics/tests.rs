@@ -1,0 +1,107 @@
+//! What a scrape says, read back line by line.
+
+use std::collections::{HashMap, HashSet};
+
+use dataplane_core::endpoint::{EndpointAddress, EndpointHealth, EndpointId, ResolvedEndpoint};
+use proto::config::Config;
+
+use super::*;
+
+const CONFIG: &str = r#"
+[[listeners]]
+name = "http"
+bind = "127.0.0.1:0"
+[[routes]]
+name = "chat"
+cluster = "llm"
+[[clusters]]
+name = "llm"
+endpoints = [{ address = "llm.internal:8000" }]
+"#;
+
+fn snapshot(workers: usize) -> Snapshot {
+    let config = Config::parse(CONFIG, &|_| None, "node").unwrap();
+    let address = EndpointAddress::Ip("10.0.0.1:8000".parse().unwrap());
+    let endpoint = ResolvedEndpoint {
+        id: EndpointId::of("llm", &address),
+        address,
+        name: "llm.internal:8000".to_owned(),
+        weight: 1,
+        health: Arc::new(EndpointHealth::new()),
+    };
+    Snapshot::build(Arc::new(config), 3, vec![vec![endpoint]], None, workers)
+}
+
+fn scrape(snapshot: &Snapshot) -> String {
+    let node = NodeFigures { generation: snapshot.generation, ready: true, ..NodeFigures::default() };
+    render(&Scrape { snapshot: Some(snapshot), workers: &snapshot.workers, node, process: Process::now() })
+}
+
+#[test]
+fn counters_of_all_workers_are_added_up() {
+    let snapshot = snapshot(2);
+    for stats in &snapshot.routes[0].stats {
+        stats.count_request(Some(200));
+        stats.count_fault(FaultKind::FirstByteTimeout);
+        stats.first_byte.record(3_000_000);
+    }
+    snapshot.listeners[0].stats[1].bytes_in.add(17);
+    let text = scrape(&snapshot);
+    for line in [
+        "millrace_requests_total{route=\"chat\",cluster=\"llm\",status_class=\"2xx\"} 2",
+        "millrace_faults_total{route=\"chat\",cluster=\"llm\",blame=\"upstream\",kind=\"first_byte_timeout\"} 2",
+        "millrace_first_byte_seconds_count{route=\"chat\",cluster=\"llm\"} 2",
+        "millrace_first_byte_seconds_sum{route=\"chat\",cluster=\"llm\"} 0.006",
+        "millrace_listener_received_bytes_total{listener=\"http\"} 17",
+        "millrace_config_generation 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn an_unhealthy_endpoint_shows() {
+    let snapshot = snapshot(1);
+    snapshot.clusters[0].endpoints[0].resolved.health.set_healthy(false);
+    let line = "millrace_endpoint_healthy{cluster=\"llm\",endpoint=\"llm.internal:8000\",address=\"10.0.0.1:8000\"} 0";
+    assert!(scrape(&snapshot).lines().any(|found| found == line));
+}
+
+#[test]
+fn a_scrape_before_the_first_config_has_the_process_and_the_workers() {
+    let workers = [Arc::new(WorkerStats::default())];
+    let text = render(&Scrape {
+        snapshot: None,
+        workers: &workers,
+        node: NodeFigures::default(),
+        process: Process::now(),
+    });
+    assert!(text.contains("millrace_worker_tick{worker=\"0\"} 0\n"), "{text}");
+    assert!(text.contains("process_resident_memory_bytes "), "{text}");
+}
+
+/// The rules of the format that a scraper holds us to.
+#[test]
+fn every_line_keeps_the_format() {
+    let text = scrape(&snapshot(2));
+    let mut families = HashMap::new();
+    let mut series = HashSet::new();
+    let mut current = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(families.insert(name, kind).is_none(), "{name} twice");
+            current = name;
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(sample.starts_with(current), "{line} stands below {current}");
+            assert!(series.insert(sample), "{sample} twice");
+        }
+    }
+    assert!(text.ends_with('\n'));
+    for (name, kind) in families {
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+        assert!(name.starts_with("millrace_") || name.starts_with("process_"), "{name}");
+    }
+}
