@@ -105,6 +105,11 @@ impl Buf {
         (self.end - self.start) as usize
     }
 
+    /// `count` bytes that were cut off the content, which began at its byte `at`.
+    pub(crate) fn behind(&self, at: usize, count: usize) -> &[u8] {
+        &self.memory[self.start as usize + at..][..count]
+    }
+
     /// Whether there is no content.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end

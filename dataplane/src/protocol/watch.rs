@@ -28,14 +28,15 @@ pub(crate) enum Seen {
 }
 
 /// The right to hold a buffer while waiting.
-struct Eager;
+pub(crate) struct Eager(());
 
 impl Eager {
-    fn claim() -> Option<Self> {
+    /// The right, unless too many hold it.
+    pub(crate) fn claim() -> Option<Self> {
         let held = EAGER.get();
         (held < EAGER_MOST).then(|| {
             EAGER.set(held + 1);
-            Self
+            Self(())
         })
     }
 }
@@ -46,9 +47,8 @@ impl Drop for Eager {
     }
 }
 
-/// Waits for the client's next move. `busy`: its last requests came close together.
-pub(crate) async fn watch(client: &Stream, busy: bool) -> Seen {
-    let eager = if busy { Eager::claim() } else { None };
+/// Waits for the client's next move: with a buffer in hand, if there is a right to one.
+pub(crate) async fn watch(client: &Stream, eager: Option<Eager>) -> Seen {
     if let Some(_eager) = eager {
         match client.recv(Buf::small()).await {
             (Ok(count), buf) if count > 0 => Seen::Bytes(buf),

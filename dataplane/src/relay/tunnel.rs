@@ -16,13 +16,20 @@ pub(crate) struct Carried {
     pub(crate) down: u64,
 }
 
-/// Carries bytes until both sides have ended, one has failed, or nothing moved for `idle`.
-pub(crate) async fn tunnel(client: &Stream, origin: &Stream, deadlines: &Deadlines, idle: Ticks) -> Carried {
+/// Carries bytes until both sides have ended, one has failed, or nothing moved for `idle`. `early` is what the client has
+/// sent already.
+pub(crate) async fn tunnel(
+    client: &Stream,
+    origin: &Stream,
+    early: Option<Buf>,
+    deadlines: &Deadlines,
+    idle: Ticks,
+) -> Carried {
     let moved = || deadlines.arm(Side::Upstream, Timer::Idle, origin.as_raw_fd(), idle);
     moved();
     let (up, down) = (Cell::new(0), Cell::new(0));
-    let mut upward = pin!(one_way(client, origin, &up, moved));
-    let mut downward = pin!(one_way(origin, client, &down, moved));
+    let mut upward = pin!(one_way(client, origin, early, &up, moved));
+    let mut downward = pin!(one_way(origin, client, None, &down, moved));
     let (mut up_ended, mut down_ended) = (false, false);
     std::future::poll_fn(|context| {
         let mut failed = false;
@@ -41,10 +48,18 @@ pub(crate) async fn tunnel(client: &Stream, origin: &Stream, deadlines: &Deadlin
     Carried { up: up.get(), down: down.get() }
 }
 
-/// Carries `from` to `to` until its end, which is passed on; false when either failed.
-async fn one_way(from: &Stream, to: &Stream, count: &Cell<u64>, moved: impl Fn()) -> bool {
-    let mut buf = Buf::small();
+/// Carries `early` and then `from` to `to` until its end, which is passed on; false when either failed.
+async fn one_way(from: &Stream, to: &Stream, early: Option<Buf>, count: &Cell<u64>, moved: impl Fn()) -> bool {
+    let mut buf = early.unwrap_or_else(Buf::small);
+    count.set(buf.len() as u64);
     loop {
+        while !buf.is_empty() {
+            let (result, sent) = to.send(buf).await;
+            buf = sent;
+            if !matches!(result, Ok(1..)) {
+                return false;
+            }
+        }
         buf.clear();
         let (result, received) = from.recv(buf).await;
         buf = received;
@@ -57,12 +72,5 @@ async fn one_way(from: &Stream, to: &Stream, count: &Cell<u64>, moved: impl Fn()
             Err(_) => return false,
         }
         moved();
-        while !buf.is_empty() {
-            let (result, sent) = to.send(buf).await;
-            buf = sent;
-            if !matches!(result, Ok(1..)) {
-                return false;
-            }
-        }
     }
 }

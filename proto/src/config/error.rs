@@ -117,8 +117,13 @@ impl ConfigError {
             let _ = writeln!(out, "{gutter} {} key: {}", paint.dim("="), self.path);
         }
         if let Some(help) = &self.help {
-            let help = help.replace('\n', &format!("\n{gutter}         "));
-            let _ = writeln!(out, "{gutter} {} help: {}", paint.dim("="), paint.green(&help));
+            let mut lines = help.lines();
+            let first = lines.next().unwrap_or_default();
+            let _ = writeln!(out, "{gutter} {} help: {}", paint.dim("="), paint.green(first));
+            for line in lines {
+                let line = format!("{gutter}         {line}");
+                let _ = writeln!(out, "{}", paint.green(line.trim_end()));
+            }
         }
         out
     }

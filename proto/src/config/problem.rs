@@ -99,7 +99,7 @@ impl Problems {
         help: impl Help,
     ) {
         // What can be told is bounded before it is sorted out, well above what is shown: see `into_error`.
-        if self.list.len() >= ERRORS_MAX * 100 {
+        if self.list.len() >= ERRORS_MAX * 20 {
             return;
         }
         let help = help.into_help();

@@ -1,5 +1,6 @@
 //! `[[routes]]`: which request goes to which cluster, with which deadlines, retries and header edits.
 
+use std::fmt;
 use std::time::Duration;
 
 /// One route. Of all routes that match a request the most specific one is taken.
@@ -36,6 +37,16 @@ pub enum HostPattern {
     Exact(String),
     /// `*.example.com`, kept as `example.com`: any number of labels (at least one) in front of it.
     Wildcard(String),
+}
+
+/// As written in the config.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
 }
 
 /// A path as written in `path` or `path_exact`.

@@ -11,22 +11,25 @@
 //! falls silent.
 
 mod answer;
+mod carry;
 mod reply;
 mod request;
 mod upload;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
+use dataplane_core::error::FaultKind;
 use dataplane_core::h1::HeadScan;
-use proto::config::Limits;
 
 use super::context::{Context, Ingress};
-use super::watch::{Seen, Watching, watch};
-use crate::io::{Buf, Deadlines, Side, Stream, Timer, now};
-use request::{Admitted, Reading};
+use super::watch::{Eager, Seen, Watching, watch};
+use crate::io::{Buf, Deadlines, Side, Stream, Ticks, Timer, now};
+use reply::Reply;
+use request::{Reading, Refusal};
 
 /// Requests that come within this many ticks of each other make a connection busy.
 const BUSY_TICKS: u64 = 10;
@@ -39,6 +42,8 @@ pub(crate) struct Connection {
     pub(super) ingress: Rc<Ingress>,
     pub(super) context: Rc<Context>,
     pub(super) deadlines: Deadlines,
+    /// Whether the armed watch holds a buffer.
+    is_eager: Cell<bool>,
 }
 
 impl Connection {
@@ -61,6 +66,7 @@ impl Connection {
             ingress: Rc::clone(ingress),
             context: Rc::clone(context),
             deadlines: Deadlines::new(),
+            is_eager: Cell::new(false),
         });
         if connection.is_none() {
             context.admission().release_connection();
@@ -76,7 +82,15 @@ impl Connection {
         connection
     }
 
-    fn arm(&self, side: Side, timer: Timer, after: crate::io::Ticks) {
+    fn keep_alive_timeout(&self) -> Ticks {
+        self.context.view().map_or(Ticks::of_millis(1), |view| view.keep_alive_timeout)
+    }
+
+    fn send_timeout(&self) -> Ticks {
+        self.context.view().map_or(Ticks::of_millis(1), |view| view.send_timeout)
+    }
+
+    fn arm(&self, side: Side, timer: Timer, after: Ticks) {
         self.deadlines.arm(side, timer, self.stream.as_raw_fd(), after);
     }
 }
@@ -97,43 +111,135 @@ enum Next {
     Close,
 }
 
+/// How an exchange left the client's connection.
+enum Ended {
+    /// Ready for another request; what the client has done meanwhile, if anything.
+    Open(Option<Seen>),
+    /// Not to be used any further.
+    Closed,
+}
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(connection: Connection) {
     let client = &connection;
+    let arm = |is_busy: bool| {
+        let eager = if is_busy { Eager::claim() } else { None };
+        client.is_eager.set(eager.is_some());
+        watch(&client.stream, eager)
+    };
     let mut waiting = pin!(None);
     loop {
         let Some(view) = client.context.view() else { return };
         client.arm(Side::ClientRead, Timer::KeepAlive, view.keep_alive_timeout);
         drop(view);
-        let seen = match waiting.as_mut().as_pin_mut() {
-            Some(armed) => armed.await,
-            None => {
-                waiting.set(Some(watch(&client.stream, false)));
-                continue;
-            }
-        };
-        waiting.set(None);
+        if waiting.is_none() {
+            waiting.set(Some(arm(false)));
+        }
+        let Some(seen) = next(waiting.as_mut()).await else { return };
         let input = match seen {
             Seen::Gone => return,
-            Seen::Bytes(input) => Some(input),
-            Seen::Readable => None,
+            Seen::Bytes(input) => input,
+            Seen::Readable => Buf::small(),
         };
-        if let Next::Close = Box::pin(requests(client, waiting.as_mut(), input)).await {
+        if let Next::Close = Box::pin(requests(client, waiting.as_mut(), &arm, input)).await {
             return;
         }
     }
 }
 
 /// Serves requests as long as they follow each other closely. `waiting` is the connection's watch for its client's
-/// next move, which outlives this call.
+/// next move, which outlives this call; `arm` makes a new one.
 async fn requests<W: Future<Output = Seen>>(
     client: &Connection,
     mut waiting: Pin<&mut Option<W>>,
-    mut input: Option<Buf>,
-) -> Next
-where
-    Watcher<W>: Sized,
-{
-    let _ = (&mut waiting, &mut input);
-    Next::Close
+    arm: &impl Fn(bool) -> W,
+    mut input: Buf,
+) -> Next {
+    // The first request of a burst says nothing of what follows.
+    let mut busy_until = 0;
+    loop {
+        let Some(reading) = receive(client, input).await else { return Next::Close };
+        client.deadlines.disarm(Side::ClientRead);
+        let is_busy = now() <= busy_until;
+        busy_until = now() + BUSY_TICKS;
+        let ended = match reading {
+            Reading::Admitted(admitted) => {
+                carry::carry(client, *admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
+            }
+            Reading::Refused(refusal) => refuse(client, &refusal).await,
+            Reading::Partial(_) => return Next::Close,
+        };
+        let Ended::Open(seen) = ended else { return Next::Close };
+        let seen = match seen {
+            Some(seen) => seen,
+            // Silent so far: with a buffer in hand this is the fastest place to wait, else the connection is parked.
+            None if client.is_eager.get() && waiting.is_some() => {
+                client.arm(Side::ClientRead, Timer::KeepAlive, client.keep_alive_timeout());
+                match next(waiting.as_mut()).await {
+                    Some(seen) => seen,
+                    None => return Next::Park,
+                }
+            }
+            None => return Next::Park,
+        };
+        input = match seen {
+            Seen::Gone => return Next::Close,
+            Seen::Bytes(bytes) => bytes,
+            Seen::Readable => Buf::small(),
+        };
+    }
+}
+
+/// The outcome of the armed watch; none if none is armed.
+async fn next<W: Future<Output = Seen>>(mut waiting: Pin<&mut Option<W>>) -> Option<Seen> {
+    let seen = waiting.as_mut().as_pin_mut()?.await;
+    waiting.set(None);
+    Some(seen)
+}
+
+/// Receives until a whole head is there; none when the client closed or took too long.
+async fn receive(client: &Connection, mut buf: Buf) -> Option<Reading> {
+    let mut scan = HeadScan::default();
+    let mut is_timed = false;
+    loop {
+        if !buf.is_empty() {
+            match request::read(client, buf, &mut scan) {
+                Reading::Partial(partial) => buf = partial,
+                reading @ (Reading::Admitted(_) | Reading::Refused(_)) => return Some(reading),
+            }
+            if !is_timed {
+                let timeout = client.context.view()?.request_head_timeout;
+                client.arm(Side::ClientRead, Timer::RequestHead, timeout);
+                is_timed = true;
+            }
+            if buf.spare() == 0 {
+                buf = buf.into_large();
+            }
+        }
+        let (received, filled) = client.stream.recv(buf).await;
+        buf = filled;
+        if !matches!(received, Ok(1..)) {
+            if client.deadlines.fired() == Some(Timer::RequestHead) {
+                client.ingress.stats().count_fault(FaultKind::RequestHeadTimeout);
+            }
+            return None;
+        }
+    }
+}
+
+/// Answers a request that is carried nowhere.
+async fn refuse(client: &Connection, refusal: &Refusal) -> Ended {
+    client.ingress.stats().count_request(refusal.kind.status());
+    client.ingress.stats().count_fault(refusal.kind);
+    tracing::debug!(
+        kind = refusal.kind.as_str(),
+        detail = refusal.detail,
+        client = client.peer.map(tracing::field::display),
+        "request refused"
+    );
+    if reply::send(client, &Reply::from(refusal)).await {
+        return Ended::Open(None);
+    }
+    reply::linger(client).await;
+    Ended::Closed
 }

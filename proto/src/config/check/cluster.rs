@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::values::{Refusal, accept, duration, integer, show_duration, word};
 use super::{Names, address, http, socket};
 use crate::config::file;
-use crate::config::file::value::At;
+use crate::config::file::value::Section;
 use crate::config::problem::Problems;
 use crate::config::read::suggest::{nearest, quote};
 use crate::config::words::{self, ProbeKind};
@@ -29,12 +29,12 @@ const HEALTH_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 const HEALTH_COUNT_MAX: i64 = 1000;
 
 /// Checks every cluster.
-pub(super) fn clusters(files: &[At<file::Cluster>], problems: &mut Problems) -> Vec<Cluster> {
+pub(super) fn clusters(files: &[Section<file::Cluster>], problems: &mut Problems) -> Vec<Cluster> {
     let mut names = Names::new("cluster");
     files.iter().map(|file| cluster(file, &mut names, problems)).collect()
 }
 
-fn cluster(file: &At<file::Cluster>, names: &mut Names, problems: &mut Problems) -> Cluster {
+fn cluster(file: &Section<file::Cluster>, names: &mut Names, problems: &mut Problems) -> Cluster {
     let name = names.take(&file.value.name, &file.span, problems);
     let endpoints = endpoints(file, problems);
     let file = &file.value;
@@ -61,7 +61,7 @@ fn cluster(file: &At<file::Cluster>, names: &mut Names, problems: &mut Problems)
     }
 }
 
-fn endpoints(cluster: &At<file::Cluster>, problems: &mut Problems) -> Vec<Endpoint> {
+fn endpoints(cluster: &Section<file::Cluster>, problems: &mut Problems) -> Vec<Endpoint> {
     let files = cluster.value.endpoints.as_ref().map_or(&[][..], |endpoints| &endpoints.value);
     if files.is_empty() {
         let help = "write `endpoints = [{ address = \"127.0.0.1:8000\" }]`";
@@ -69,7 +69,7 @@ fn endpoints(cluster: &At<file::Cluster>, problems: &mut Problems) -> Vec<Endpoi
     }
     let mut seen = HashSet::new();
     let mut endpoints = Vec::new();
-    for At { value: file, span } in files {
+    for Section { value: file, span } in files {
         let weight = integer(&file.weight, 1..=WEIGHT_MAX, defaults::WEIGHT, problems);
         let Some(text) = &file.address else {
             let help = "write `address = \"127.0.0.1:8000\"`";
@@ -86,8 +86,8 @@ fn endpoints(cluster: &At<file::Cluster>, problems: &mut Problems) -> Vec<Endpoi
     endpoints
 }
 
-fn health(file: &At<file::Health>, problems: &mut Problems) -> Health {
-    let At { value: file, span } = file;
+fn health(file: &Section<file::Health>, problems: &mut Problems) -> Health {
+    let Section { value: file, span } = file;
     let kind = match word(&file.kind, "kind of health check", &words::HEALTH_KINDS, ProbeKind::Http, problems)
     {
         ProbeKind::Http => http_probe(file, span, problems),
@@ -199,7 +199,7 @@ fn host_header(text: &str) -> Result<HostHeader, Refusal> {
 /// A host and perhaps a port (RFC 9110, section 7.2).
 fn authority(text: &str) -> Result<String, Refusal> {
     match text.rsplit_once(':') {
-        Some((host, port)) if !text.ends_with(']') && !host.contains("//") => {
+        Some((host, port)) if !text.ends_with(']') && !text.contains('/') => {
             let host = http::host(host)?;
             match port.parse::<u16>() {
                 Ok(number) if number != 0 && port.bytes().all(|b| b.is_ascii_digit()) => {

@@ -6,7 +6,7 @@ use super::address::{bind, clash};
 use super::values::{accept, word};
 use super::{Names, socket};
 use crate::config::file;
-use crate::config::file::value::At;
+use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
 use crate::config::{Bind, Listener, ListenerProtocol, words};
 
@@ -15,7 +15,7 @@ const BINDS_MAX: usize = 1024;
 
 /// Checks every listener.
 pub(super) fn listeners(
-    files: &[At<file::Listener>],
+    files: &[Section<file::Listener>],
     binds: &mut Binds,
     problems: &mut Problems,
 ) -> Vec<Listener> {
@@ -24,12 +24,12 @@ pub(super) fn listeners(
 }
 
 fn listener(
-    file: &At<file::Listener>,
+    file: &Section<file::Listener>,
     names: &mut Names,
     binds: &mut Binds,
     problems: &mut Problems,
 ) -> Listener {
-    let At { value: file, span } = file;
+    let Section { value: file, span } = file;
     let name = names.take(&file.name, span, problems);
     let owner =
         if name.is_empty() { "another listener".to_owned() } else { format!("the listener \"{name}\"") };

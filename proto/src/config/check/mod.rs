@@ -12,11 +12,11 @@ mod route;
 mod socket;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use super::file::value::At;
+use super::file::value::{At, Section};
 use super::file::{self, File};
 use super::problem::Problems;
 use super::read::suggest::{nearest, quote};
@@ -103,10 +103,8 @@ fn node(file: &file::Node, hostname: &str, problems: &mut Problems) -> Node {
         None => hostname.to_owned(),
     };
     let region = match &file.region {
-        Some(region) if !region.value.is_empty() => {
-            accept(label(&region.value), &region.span, problems).unwrap_or_default()
-        }
-        _ => String::new(),
+        Some(region) => accept(free_text(&region.value), &region.span, problems).unwrap_or_default(),
+        None => String::new(),
     };
     Node { id, role: word(&file.role, "role", &words::ROLES, Role::Edge, problems), region }
 }
@@ -118,7 +116,7 @@ fn runtime(file: &file::Runtime, problems: &mut Problems) -> Runtime {
     }
 }
 
-fn admin(file: &At<file::Admin>, binds: &mut Binds, problems: &mut Problems) -> Admin {
+fn admin(file: &Section<file::Admin>, binds: &mut Binds, problems: &mut Problems) -> Admin {
     let listen = match &file.value.listen {
         None => Some(defaults::ADMIN_LISTEN),
         Some(text) if text.value == "off" => None,
@@ -166,16 +164,16 @@ fn access_log(text: &str) -> Result<AccessLog, Refusal> {
     }
 }
 
-/// Where names were first used, to tell of a second use.
+/// The names that are taken.
 struct Names {
     /// What has these names, such as `listener`.
     what: &'static str,
-    used: HashMap<String, usize>,
+    used: HashSet<String>,
 }
 
 impl Names {
     fn new(what: &'static str) -> Self {
-        Self { what, used: HashMap::new() }
+        Self { what, used: HashSet::new() }
     }
 
     /// The name of the table at `table`, which no other has.
@@ -186,16 +184,9 @@ impl Names {
             return String::new();
         };
         accept(label(name), span, problems);
-        let count = self.used.len();
-        if let Some(first) = self.used.get(name) {
+        if !self.used.insert(name.clone()) {
             let message = format!("there are two {what}s with the name {}", quote(name));
-            problems.wrong(
-                span,
-                message,
-                format!("give this one another name; {what} number {} has it", first + 1),
-            );
-        } else {
-            self.used.insert(name.clone(), count);
+            problems.wrong(span, message, "give each its own name");
         }
         name.clone()
     }
@@ -212,6 +203,17 @@ fn label(text: &str) -> Result<String, Refusal> {
     }
     if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         return Err(Refusal::new(format!("{} is no name", quote(text)), help));
+    }
+    Ok(text.to_owned())
+}
+
+/// Any text that fits on a line.
+fn free_text(text: &str) -> Result<String, Refusal> {
+    if text.len() > NAME_MAX {
+        return Err(Refusal::new(format!("this text has more than {NAME_MAX} bytes"), "write a shorter one"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Refusal::new("this text has control characters", "write it on one line"));
     }
     Ok(text.to_owned())
 }

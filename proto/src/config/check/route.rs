@@ -9,7 +9,7 @@ use super::Names;
 use super::http;
 use super::values::{Refusal, accept, duration, integer, optional_duration, size};
 use crate::config::file;
-use crate::config::file::value::At;
+use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
 use crate::config::read::suggest::{nearest, quote};
 use crate::config::{
@@ -27,13 +27,15 @@ const TOTAL_MAX: Duration = Duration::from_hours(7 * 24);
 const ATTEMPTS_MAX: i64 = 10;
 /// What one exchange may hold in memory for a retry.
 const RETRY_BODY_MAX: u64 = 16 << 20;
+/// More methods than are registered (RFC 9110, section 16.1).
+const METHODS_MAX: usize = 64;
 /// 1 PiB, which nobody uploads; any larger number is a typing error.
 const REQUEST_BODY_MAX: u64 = 1 << 50;
 
 /// Checks every route. Where a key could not be read (`is_read_whole` is false), what a route matches is not known, so
 /// nothing is said about routes that match the same.
 pub(super) fn routes(
-    files: &[At<file::Route>],
+    files: &[Section<file::Route>],
     listeners: &[Listener],
     clusters: &[Cluster],
     is_read_whole: bool,
@@ -43,6 +45,7 @@ pub(super) fn routes(
     let known = Known {
         listeners: listeners.iter().map(|listener| listener.name.as_str()).collect(),
         clusters: clusters.iter().map(|cluster| cluster.name.as_str()).collect(),
+        cluster_set: clusters.iter().map(|cluster| cluster.name.as_str()).collect(),
     };
     let errors_before = problems.len();
     let routes: Vec<Route> = files.iter().map(|file| route(file, &mut names, &known, problems)).collect();
@@ -56,17 +59,24 @@ pub(super) fn routes(
 struct Known<'a> {
     listeners: Vec<&'a str>,
     clusters: Vec<&'a str>,
+    /// The same names; a large config has thousands of clusters.
+    cluster_set: HashSet<&'a str>,
 }
 
-fn route(file: &At<file::Route>, names: &mut Names, known: &Known<'_>, problems: &mut Problems) -> Route {
-    let At { value: file, span } = file;
+fn route(
+    file: &Section<file::Route>,
+    names: &mut Names,
+    known: &Known<'_>,
+    problems: &mut Problems,
+) -> Route {
+    let Section { value: file, span } = file;
     let name = names.take(&file.name, span, problems);
     Route {
         name,
         listeners: route_listeners(file, known, problems),
         hosts: each(&file.hosts, "host", http::host_pattern, problems),
         path: path(file, problems),
-        methods: each(&file.methods, "method", http::method, problems),
+        methods: methods(file, problems),
         match_headers: match_headers(file, problems),
         cluster: route_cluster(file, span, known, problems),
         timeouts: timeouts(&file.timeouts.value, problems),
@@ -88,12 +98,13 @@ fn route_listeners(file: &file::Route, known: &Known<'_>, problems: &mut Problem
         problems.wrong(&written.span, "a route without listeners serves nothing", help);
     }
     for At { value: name, span } in &written.value {
-        if !known.listeners.contains(&name.as_str()) {
+        // Where there are none at all, that is the mistake.
+        if !known.listeners.is_empty() && !known.listeners.contains(&name.as_str()) {
             problems.unknown_name(
                 span,
                 "listeners",
                 unknown("listener", name),
-                one_of(name, &known.listeners),
+                one_of(name, &known.listeners, problems),
             );
         }
     }
@@ -114,8 +125,9 @@ fn route_cluster(
         problems.missing(route, "cluster", "this route has no cluster", help);
         return String::new();
     };
-    if !known.clusters.contains(&name.as_str()) {
-        problems.unknown_name(span, "clusters", unknown("cluster", name), one_of(name, &known.clusters));
+    if !known.clusters.is_empty() && !known.cluster_set.contains(name.as_str()) {
+        let help = one_of(name, &known.clusters, problems);
+        problems.unknown_name(span, "clusters", unknown("cluster", name), help);
     }
     name.clone()
 }
@@ -124,8 +136,13 @@ fn unknown(what: &str, name: &str) -> String {
     format!("there is no {what} with the name {}", quote(name))
 }
 
-fn one_of(name: &str, known: &[&str]) -> Option<String> {
+/// The name that was probably meant, or some that could be.
+fn one_of(name: &str, known: &[&str], problems: &Problems) -> Option<String> {
     const SHOWN_MAX: usize = 8;
+    // The distance to every name is too much work where thousands are wrong.
+    if problems.is_full() {
+        return None;
+    }
     let known: Vec<&str> = known.iter().copied().filter(|name| !name.is_empty()).collect();
     if let Some(meant) = nearest(name, known.iter().copied()) {
         return Some(format!("did you mean \"{meant}\"?"));
@@ -167,9 +184,20 @@ fn path(file: &file::Route, problems: &mut Problems) -> PathMatch {
     PathMatch::Prefix(prefix.unwrap_or_else(|| "/".to_owned()))
 }
 
+fn methods(file: &file::Route, problems: &mut Problems) -> Vec<String> {
+    if let Some(list) = &file.methods
+        && list.value.len() > METHODS_MAX
+    {
+        let help = "leave `methods` out to serve every method";
+        problems.wrong(&list.span, format!("there are more than {METHODS_MAX} methods"), help);
+        return Vec::new();
+    }
+    each(&file.methods, "method", http::method, problems)
+}
+
 fn match_headers(file: &file::Route, problems: &mut Problems) -> Vec<HeaderMatch> {
     let mut matches: Vec<HeaderMatch> = Vec::new();
-    for At { value: condition, span } in file.match_headers.as_deref().unwrap_or_default() {
+    for Section { value: condition, span } in file.match_headers.as_deref().unwrap_or_default() {
         let Some(name) = &condition.name else {
             problems.missing(span, "name", "this condition names no header", "write `name = \"…\"`");
             continue;
@@ -245,56 +273,57 @@ fn edited_name(name: &At<String>, problems: &mut Problems) -> Option<String> {
 }
 
 /// Two routes that match the very same requests on one listener: which one is taken would be chance.
-fn refuse_equal_routes(routes: &[Route], files: &[At<file::Route>], problems: &mut Problems) {
-    let mut by_conditions: HashMap<Conditions<'_>, Vec<usize>> = HashMap::new();
+fn refuse_equal_routes(routes: &[Route], files: &[Section<file::Route>], problems: &mut Problems) {
+    let mut groups: HashMap<PathAndHeaders<'_>, usize> = HashMap::new();
+    let mut holders: HashMap<Conditions<'_>, Vec<usize>> = HashMap::new();
     for (index, route) in routes.iter().enumerate() {
-        let rivals = Conditions::of(route).find_map(|conditions| {
-            let earlier = by_conditions.entry(conditions).or_default();
-            let rival = earlier.iter().copied().find(|rival| overlap(&routes[*rival], route));
-            earlier.push(index);
-            rival
+        let next = groups.len();
+        let group = *groups.entry(path_and_headers(route)).or_insert(next);
+        let rival = conditions(route, group).find_map(|conditions| {
+            let held = holders.entry(conditions).or_default();
+            let rival = held.iter().copied().find(|rival| share_listener(&routes[*rival], route));
+            held.push(index);
+            rival.zip(Some(conditions.1))
         });
-        if let Some(rival) = rivals {
+        if let Some((rival, host)) = rival {
             let (name, rival) = (quote(&route.name), quote(&routes[rival].name));
-            let message = format!("the routes {rival} and {name} match the same requests");
+            let host = host.map(|host| format!(" for {host}")).unwrap_or_default();
+            let message = format!("the routes {rival} and {name} match the same requests{host}");
             let help = "give one of them other hosts, paths, methods, headers or listeners";
             problems.wrong(&files[index].span, message, help);
         }
     }
 }
 
-/// Everything that two routes can be told apart by, but the lists that may overlap in part.
-#[derive(PartialEq, Eq, Hash)]
-struct Conditions<'a> {
-    host: Option<&'a HostPattern>,
-    is_exact: bool,
-    path: &'a str,
-    headers: Vec<(&'a str, Option<&'a str>)>,
+/// Whether the path is exact, the path, and the header conditions in order.
+type PathAndHeaders<'a> = (bool, &'a str, Vec<(&'a str, Option<&'a str>)>);
+
+/// The number of the path and headers, a host and a method; none stands for any.
+type Conditions<'a> = (usize, Option<&'a HostPattern>, Option<&'a String>);
+
+fn path_and_headers(route: &Route) -> PathAndHeaders<'_> {
+    let (is_exact, path) = match &route.path {
+        PathMatch::Exact(path) => (true, path.as_str()),
+        // `/v1` and `/v1/` match the same paths.
+        PathMatch::Prefix(path) => (false, path.strip_suffix('/').unwrap_or(path)),
+    };
+    let headers = route.match_headers.iter();
+    let mut headers: Vec<_> = headers.map(|header| (header.name.as_str(), header.value.as_deref())).collect();
+    headers.sort_unstable();
+    (is_exact, path, headers)
 }
 
-impl<'a> Conditions<'a> {
-    /// One for each host of the route.
-    fn of(route: &'a Route) -> impl Iterator<Item = Self> {
-        let (is_exact, path) = match &route.path {
-            PathMatch::Exact(path) => (true, path.as_str()),
-            // `/v1` and `/v1/` match the same paths.
-            PathMatch::Prefix(path) => (false, path.strip_suffix('/').unwrap_or(path)),
-        };
-        let mut headers: Vec<_> = route
-            .match_headers
-            .iter()
-            .map(|header| (header.name.as_str(), header.value.as_deref()))
-            .collect();
-        headers.sort_unstable();
-        let any = route.hosts.is_empty().then_some(None);
-        let hosts = route.hosts.iter().map(Some).chain(any);
-        hosts.map(move |host| Self { host, is_exact, path, headers: headers.clone() })
-    }
+/// One for each host and method of the route.
+fn conditions(route: &Route, group: usize) -> impl Iterator<Item = Conditions<'_>> {
+    let hosts = each_or_any(&route.hosts);
+    hosts.flat_map(move |host| each_or_any(&route.methods).map(move |method| (group, host, method)))
 }
 
-/// Whether two routes that are otherwise equal share a listener and a method.
-fn overlap(a: &Route, b: &Route) -> bool {
-    let any_method = a.methods.is_empty() && b.methods.is_empty();
-    let same_method = any_method || a.methods.iter().any(|method| b.methods.contains(method));
-    same_method && a.listeners.iter().any(|name| b.listeners.contains(name))
+fn each_or_any<T>(list: &[T]) -> impl Iterator<Item = Option<&T>> {
+    let any = list.is_empty().then_some(None);
+    list.iter().map(Some).chain(any)
+}
+
+fn share_listener(a: &Route, b: &Route) -> bool {
+    a.listeners.iter().any(|name| b.listeners.contains(name))
 }

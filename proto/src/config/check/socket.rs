@@ -15,8 +15,8 @@ const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 const PROBES_MAX: i64 = 127;
 /// Below this a socket stalls on single segments.
 const BUFFER_MIN: u64 = 4096;
-/// Options of this kind are C ints.
-const BUFFER_MAX: u64 = i32::MAX as u64;
+/// Options of this kind are C ints; the kernel doubles what it is given.
+const BUFFER_MAX: u64 = 1 << 30;
 /// `TCP_CA_NAME_MAX` is 16, with the NUL at the end.
 const CONGESTION_NAME_MAX: usize = 15;
 /// The kernel keeps queue lengths in 16 bits in places.

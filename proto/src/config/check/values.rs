@@ -69,7 +69,11 @@ pub(super) fn integer<T: TryFrom<i64>>(
         return value;
     }
     let message = format!("{value} is out of range");
-    problems.wrong(span, message, format!("write a number from {} to {}", range.start(), range.end()));
+    problems.wrong(
+        span,
+        message,
+        format!("write a number from {} to {}, or leave it out", range.start(), range.end()),
+    );
     default
 }
 
@@ -96,7 +100,7 @@ pub(super) fn optional_duration(
     }
     let (min, max) = (show_duration(*range.start()), show_duration(*range.end()));
     let message = format!("{} is out of range", quote(text));
-    problems.wrong(span, message, format!("write a duration from \"{min}\" to \"{max}\""));
+    problems.wrong(span, message, format!("write a duration from \"{min}\" to \"{max}\", or leave it out"));
     None
 }
 
@@ -139,7 +143,7 @@ pub(super) fn size(
     }
     let (min, max) = (show_size(*range.start()), show_size(*range.end()));
     let message = format!("{} is out of range", show_size(bytes));
-    problems.wrong(span, message, format!("write a size from \"{min}\" to \"{max}\""));
+    problems.wrong(span, message, format!("write a size from \"{min}\" to \"{max}\", or leave it out"));
     None
 }
 

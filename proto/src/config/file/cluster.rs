@@ -4,15 +4,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listener::Socket;
-use super::value::{At, DurationText};
+use super::value::{At, DurationText, Section};
 use crate::config::words;
 
 /// A named set of endpoints that answer the same requests.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "endpoints"]))]
 pub(crate) struct Cluster {
     /// Unique among clusters.
-    #[schemars(required)]
     pub(crate) name: Option<At<String>>,
     /// How an endpoint is picked. Default: `least_in_flight`.
     #[schemars(extend("enum" = words::POLICIES.names()))]
@@ -21,14 +21,13 @@ pub(crate) struct Cluster {
     #[schemars(extend("enum" = words::CLUSTER_PROTOCOLS.names()))]
     pub(crate) protocol: Option<At<String>>,
     /// The origins.
-    #[schemars(required)]
-    pub(crate) endpoints: Option<At<Vec<At<Endpoint>>>>,
+    pub(crate) endpoints: Option<At<Vec<Section<Endpoint>>>>,
     /// Active health check of each endpoint. Default: none.
-    pub(crate) health: Option<At<Health>>,
+    pub(crate) health: Option<Section<Health>>,
     /// Idle connections.
-    pub(crate) pool: At<Pool>,
+    pub(crate) pool: Section<Pool>,
     /// Options of the dialled sockets.
-    pub(crate) socket: At<Socket>,
+    pub(crate) socket: Section<Socket>,
     /// The `Host` that the origin sees: what the client sent (`keep`, the default), the address as written here
     /// (`endpoint`), or this very host.
     pub(crate) host_header: Option<At<String>>,
@@ -38,10 +37,10 @@ pub(crate) struct Cluster {
 
 /// One origin.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table such as { address = \"127.0.0.1:8000\" }")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["address"]))]
 pub(crate) struct Endpoint {
     /// `127.0.0.1:8000`, `[::1]:8000`, `llm.internal:8000` or `unix:/run/llm.sock`.
-    #[schemars(required)]
     pub(crate) address: Option<At<String>>,
     /// Its share of the work, beside the other endpoints'. Default: 1.
     #[schemars(range(min = 1, max = 65535))]
@@ -50,7 +49,7 @@ pub(crate) struct Endpoint {
 
 /// Active health check.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Health {
     /// What a probe is. Default: `http`.
     #[schemars(extend("enum" = words::HEALTH_KINDS.names()))]
@@ -76,7 +75,7 @@ pub(crate) struct Health {
 
 /// Idle connections.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Pool {
     /// Most idle connections kept for one endpoint by one worker; 0 keeps none. Default: 512.
     #[schemars(range(min = 0, max = 65535))]

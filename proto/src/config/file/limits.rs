@@ -7,7 +7,7 @@ use super::value::{At, DurationText, SizeText};
 
 /// Limits of the whole node, and how long it waits for a client.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     /// Open client connections; the next one is answered 503 and closed. Default: 100000.
     #[schemars(range(min = 1))]

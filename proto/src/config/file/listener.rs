@@ -3,29 +3,28 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::value::{At, DurationText, SizeText, Strings, Switch};
+use super::value::{At, DurationText, Section, SizeText, Strings, Switch};
 use crate::config::words;
 
 /// Where connections come in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "bind"]))]
 pub(crate) struct Listener {
     /// Unique among listeners.
-    #[schemars(required)]
     pub(crate) name: Option<At<String>>,
     /// An address such as `0.0.0.0:8080`, `[::]:8080` or `unix:/run/millrace/http.sock`, or a list of them.
-    #[schemars(required)]
     pub(crate) bind: Option<At<Strings>>,
     /// What is spoken on it. Default: `http`.
     #[schemars(extend("enum" = words::LISTENER_PROTOCOLS.names()))]
     pub(crate) protocol: Option<At<String>>,
     /// Options of the accepted sockets.
-    pub(crate) socket: At<Socket>,
+    pub(crate) socket: Section<Socket>,
 }
 
 /// Socket options.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Socket {
     /// TCP congestion control, such as `bbr`. Default: the kernel's.
     pub(crate) congestion: Option<At<String>>,
@@ -35,7 +34,7 @@ pub(crate) struct Socket {
     /// Default: 128KiB on listeners, off on clusters.
     pub(crate) notsent_lowat: Option<At<SizeText>>,
     /// TCP keepalive probes. Default: none.
-    pub(crate) keepalive: Option<At<Keepalive>>,
+    pub(crate) keepalive: Option<Section<Keepalive>>,
     /// `SO_SNDBUF`. Default: the kernel's, which tunes itself.
     pub(crate) send_buffer: Option<At<SizeText>>,
     /// `SO_RCVBUF`. Default: the kernel's, which tunes itself.
@@ -50,7 +49,7 @@ pub(crate) struct Socket {
 
 /// TCP keepalive probes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Keepalive {
     /// Silence before the first probe, in whole seconds. Default: 60s.
     pub(crate) idle: Option<At<DurationText>>,

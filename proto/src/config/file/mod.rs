@@ -19,38 +19,36 @@ pub(crate) use cluster::{Cluster, Health, Pool};
 pub(crate) use limits::Limits;
 pub(crate) use listener::{Keepalive, Listener, Socket};
 pub(crate) use route::{HeaderEdits, Retries, Route, Timeouts};
-use value::At;
+use value::{At, Section};
 
 /// Configuration of a Millrace data plane. At least one listener, one route and one cluster are needed.
 ///
 /// `${NAME}` in any string is taken from the environment; `$${` stands for a plain `${`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["listeners", "routes", "clusters"]))]
 pub(crate) struct File {
     /// Who this node is.
-    pub(crate) node: At<Node>,
+    pub(crate) node: Section<Node>,
     /// Threads and the I/O driver.
-    pub(crate) runtime: At<Runtime>,
+    pub(crate) runtime: Section<Runtime>,
     /// Where the admin API listens.
-    pub(crate) admin: At<Admin>,
+    pub(crate) admin: Section<Admin>,
     /// Log level and access log.
-    pub(crate) log: At<Log>,
+    pub(crate) log: Section<Log>,
     /// Limits of the whole node.
-    pub(crate) limits: At<Limits>,
+    pub(crate) limits: Section<Limits>,
     /// Where connections come in.
-    #[schemars(required)]
-    pub(crate) listeners: Option<Vec<At<Listener>>>,
+    pub(crate) listeners: Option<Vec<Section<Listener>>>,
     /// Which request goes to which cluster; of all routes that match, the most specific one is taken.
-    #[schemars(required)]
-    pub(crate) routes: Option<Vec<At<Route>>>,
+    pub(crate) routes: Option<Vec<Section<Route>>>,
     /// The origins.
-    #[schemars(required)]
-    pub(crate) clusters: Option<Vec<At<Cluster>>>,
+    pub(crate) clusters: Option<Vec<Section<Cluster>>>,
 }
 
 /// Who this node is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Node {
     /// Unique in the fleet. Default: the host's name.
     pub(crate) id: Option<At<String>>,
@@ -63,7 +61,7 @@ pub(crate) struct Node {
 
 /// Threads and the I/O driver.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Runtime {
     /// Worker threads. 0, the default: one for each core this process may use.
     #[schemars(range(min = 0, max = 1024))]
@@ -75,7 +73,7 @@ pub(crate) struct Runtime {
 
 /// Where the admin API listens.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Admin {
     /// TCP address, or `off`. Default: `127.0.0.1:9091`.
     pub(crate) listen: Option<At<String>>,
@@ -85,7 +83,7 @@ pub(crate) struct Admin {
 
 /// Log level and access log.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     /// Lowest level that is written. Default: `info`.
     #[schemars(extend("enum" = words::LOG_LEVELS.names()))]

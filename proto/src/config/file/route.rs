@@ -3,14 +3,14 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::value::{At, DurationText, Pairs, SizeText, Strings};
+use super::value::{At, DurationText, Pairs, Section, SizeText, Strings};
 
 /// Which request goes to which cluster, with which deadlines, retries and header edits.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "cluster"]))]
 pub(crate) struct Route {
     /// Unique among routes.
-    #[schemars(required)]
     pub(crate) name: Option<At<String>>,
     /// Names of the listeners it serves. Default: all HTTP listeners.
     pub(crate) listeners: Option<At<Vec<At<String>>>>,
@@ -23,26 +23,25 @@ pub(crate) struct Route {
     /// Methods it serves, in capitals. Default: any.
     pub(crate) methods: Option<At<Vec<At<String>>>>,
     /// Request headers that must all be there.
-    pub(crate) match_headers: Option<Vec<At<HeaderMatch>>>,
+    pub(crate) match_headers: Option<Vec<Section<HeaderMatch>>>,
     /// Name of the cluster that answers.
-    #[schemars(required)]
     pub(crate) cluster: Option<At<String>>,
     /// Largest request body, answered with 413 above it. Default: any size.
     pub(crate) request_body: Option<At<SizeText>>,
     /// Deadlines of an exchange.
-    pub(crate) timeouts: At<Timeouts>,
+    pub(crate) timeouts: Section<Timeouts>,
     /// When another endpoint may be tried.
-    pub(crate) retries: At<Retries>,
+    pub(crate) retries: Section<Retries>,
     /// Header edits.
-    pub(crate) headers: At<HeaderRules>,
+    pub(crate) headers: Section<HeaderRules>,
 }
 
 /// One condition on a request header.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"]))]
 pub(crate) struct HeaderMatch {
     /// Name of the header.
-    #[schemars(required)]
     pub(crate) name: Option<At<String>>,
     /// Its exact value. Default: any, the header must merely be there.
     pub(crate) value: Option<At<String>>,
@@ -50,7 +49,7 @@ pub(crate) struct HeaderMatch {
 
 /// Deadlines of an exchange.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Timeouts {
     /// From dialling to the established connection. Default: 2s.
     pub(crate) connect: Option<At<DurationText>>,
@@ -64,7 +63,7 @@ pub(crate) struct Timeouts {
 
 /// When another endpoint may be tried.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct Retries {
     /// Tries in all, the first included; 1 means no retry. Default: 2.
     #[schemars(range(min = 1, max = 10))]
@@ -77,17 +76,17 @@ pub(crate) struct Retries {
 
 /// Header edits on the way to the origin and back.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct HeaderRules {
     /// Edits of the request before it is sent to the origin.
-    pub(crate) request: At<HeaderEdits>,
+    pub(crate) request: Section<HeaderEdits>,
     /// Edits of the response before it is sent to the client.
-    pub(crate) response: At<HeaderEdits>,
+    pub(crate) response: Section<HeaderEdits>,
 }
 
 /// Edits of one head: first removed, then set, then added.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct HeaderEdits {
     /// Headers to replace, or to make where they are not there.
     pub(crate) set: Pairs<String>,

@@ -75,9 +75,7 @@ fn remove_wrong_type(
     message: &str,
     problems: &mut Problems,
 ) -> bool {
-    let help = (message.starts_with("invalid type: map, expected a sequence"))
-        .then(|| "several of these may stand here: write the header as `[[…]]`".to_owned());
-    problems.wrong(span, reworded(message), help);
+    problems.wrong(span, reworded(message), how_to_write(message));
     problems.note_removed(span.clone());
     remove_from_table(document, span)
 }
@@ -129,6 +127,36 @@ fn remove_from_value(value: &mut DeValue<'_>, span: &Range<usize>) -> bool {
     array.iter_mut().any(|element| remove_from_value(element.get_mut(), span))
 }
 
+/// The same value in the type that is wanted, where it can be guessed.
+fn how_to_write(message: &str) -> Option<String> {
+    let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    if found == "map" && expected == "a sequence" {
+        return Some("several of these may stand here: write the header as `[[…]]`".to_owned());
+    }
+    if found == "sequence" && expected == "a table" {
+        return Some(
+            "only one of these may stand here: write a `[…]` header, or `{ key = value }`".to_owned(),
+        );
+    }
+    let number = found.strip_prefix("integer `").and_then(|rest| rest.strip_suffix('`'));
+    let text = found.strip_prefix("string \"").and_then(|rest| rest.strip_suffix('"'));
+    match (number, text) {
+        (_, Some(text)) if expected == "a sequence" => Some(format!("write [{}]", quote(text))),
+        _ if expected == "a table" => {
+            Some("a table is written as `{ key = value }`, or under a header of its own".to_owned())
+        }
+        (Some(number), _) if expected.starts_with("a duration") => {
+            Some(format!("write \"{number}s\" or \"{number}ms\""))
+        }
+        (Some(number), _) if expected == "a string" => Some(format!("write \"{number}\"")),
+        (_, Some(text)) if expected == "i64" && text.parse::<i64>().is_ok() => Some(format!("write {text}")),
+        (_, Some(text)) if expected == "a boolean" && text.parse::<bool>().is_ok() => {
+            Some(format!("write {text}"))
+        }
+        _ => None,
+    }
+}
+
 /// serde speaks of sequences and maps, and of what it found first.
 fn reworded(message: &str) -> String {
     let found_and_expected = message
@@ -139,6 +167,7 @@ fn reworded(message: &str) -> String {
     let found = match found {
         "sequence" => "an array".to_owned(),
         "map" => "a table".to_owned(),
+        found if found.ends_with(" as i128") || found.ends_with(" as u128") => "a larger one".to_owned(),
         found => clipped(found),
     };
     let expected = match expected {

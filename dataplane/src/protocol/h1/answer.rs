@@ -1,0 +1,296 @@
+//! A response on its way down: its head rewritten in its buffer, its body passed on read by read.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use dataplane_core::error::FaultKind;
+use dataplane_core::h1::{
+    Asked, BodyDecoder, Client, HeadScan, ResponseEdits, ResponseHead, ResponseLength, SendLength, Sending,
+    encode_response, parse_response, response_framing,
+};
+use dataplane_core::request::Version;
+use dataplane_core::retry::Phase;
+
+use super::super::exchange::{Exchange, Failed, Reached, count, phase_after_send};
+use super::Connection;
+use super::request::{PSEUDONYM, put_head};
+use crate::io::{Buf, SMALL_BYTES, Side, Timer};
+use crate::relay::Transit;
+
+/// A response that was passed on to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    /// The upstream connection can serve another exchange.
+    pub(super) keep_upstream: bool,
+    /// The client's connection can.
+    pub(super) keep_client: bool,
+    /// Both ends have left HTTP behind.
+    pub(super) is_switched: bool,
+}
+
+/// What a response head has been decided to become.
+struct Opening {
+    transit: Transit,
+    answered: Answered,
+    /// Nothing follows what is in the buffer.
+    is_whole: bool,
+    status: u16,
+}
+
+/// What the bytes received so far are.
+enum Opened {
+    /// The beginning of a head.
+    Partial,
+    /// An interim response, in the buffer it is sent from; none if the client knows no such thing.
+    Interim(Option<Buf>),
+    /// The response: its new head and the first of its body are in the buffer.
+    Final(Opening),
+}
+
+/// Passes on the answer of `reached`.
+pub(super) async fn answer(
+    client: &Connection,
+    exchange: &Exchange,
+    reached: &Reached,
+    asked: Asked,
+    wants: Client,
+) -> Result<Answered, Failed> {
+    let (mut opening, mut buf) = head(client, exchange, reached, asked, wants).await?;
+    exchange.tally.status.set(Some(opening.status));
+    let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
+    let idle = exchange.route().idle;
+    let upstream = &reached.stream;
+    let mut is_full = buf.spare() == 0;
+    loop {
+        if !buf.is_empty() {
+            buf = send(client, exchange, buf).await.map_err(started)?;
+            exchange.stamp_first_byte();
+        }
+        if opening.is_whole {
+            return Ok(opening.answered);
+        }
+        buf.clear();
+        if is_full != buf.is_large() {
+            buf = if is_full { Buf::large() } else { Buf::small() };
+        }
+        client.deadlines.arm(Side::Upstream, Timer::Idle, upstream.as_raw_fd(), idle);
+        let (received, filled) = upstream.recv(buf).await;
+        buf = filled;
+        match received {
+            Ok(1..) => exchange.stamp_chunk(),
+            Ok(0) if client.deadlines.fired().is_none() => {
+                // RFC 9112, section 8: only a body that ends with the connection ends so.
+                let end = opening.transit.finish().map_err(|_| started(FaultKind::UpstreamTruncated))?;
+                buf.append(end);
+                opening.is_whole = true;
+                continue;
+            }
+            Ok(0) => return Err(started(end_kind(client, FaultKind::UpstreamTruncated))),
+            Err(error) => return Err(started(end_kind(client, failure_kind(&error)))),
+        }
+        // A read that fills a small buffer is followed by a large one, one that would have fit by a small one.
+        is_full = if buf.is_large() { buf.len() > SMALL_BYTES } else { buf.spare() == 0 };
+        pass(exchange, &mut opening, &mut buf).map_err(started)?;
+    }
+}
+
+/// Waits for the response head, passing interim ones on.
+async fn head(
+    client: &Connection,
+    exchange: &Exchange,
+    reached: &Reached,
+    asked: Asked,
+    wants: Client,
+) -> Result<(Opening, Buf), Failed> {
+    let upstream = &reached.stream;
+    let await_first_byte = || {
+        let timeout = exchange.route().first_byte;
+        client.deadlines.arm(Side::Upstream, Timer::FirstByte, upstream.as_raw_fd(), timeout);
+    };
+    if exchange.is_asked.get() {
+        await_first_byte();
+    }
+    let mut buf = Buf::small();
+    let mut scan = HeadScan::default();
+    loop {
+        let (received, filled) = upstream.recv(buf).await;
+        buf = filled;
+        if !matches!(received, Ok(1..)) {
+            reached.endpoint.stats.failures.increment();
+            return Err(no_head(client, &received, buf.is_empty(), reached.is_reused));
+        }
+        exchange.stamp_answered();
+        loop {
+            match open(client, exchange, &mut buf, &mut scan, asked, wants)? {
+                Opened::Partial if buf.spare() > 0 => break,
+                Opened::Partial => {
+                    buf = buf.into_large();
+                    break;
+                }
+                Opened::Interim(interim) => {
+                    scan = HeadScan::default();
+                    if let Some(interim) = interim {
+                        let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
+                        send(client, exchange, interim).await.map_err(started)?;
+                    }
+                    if exchange.is_asked.get() {
+                        await_first_byte();
+                    }
+                    if buf.is_empty() {
+                        buf.clear();
+                        break;
+                    }
+                }
+                Opened::Final(opening) => {
+                    exchange.settle();
+                    return Ok((opening, buf));
+                }
+            }
+        }
+    }
+}
+
+/// Reads the head that `buf` begins with, and puts the new one in its place.
+fn open(
+    client: &Connection,
+    exchange: &Exchange,
+    buf: &mut Buf,
+    scan: &mut HeadScan,
+    asked: Asked,
+    mut wants: Client,
+) -> Result<Opened, Failed> {
+    let malformed = |kind| Failed { kind, phase: Phase::ResponseStarted };
+    let context = &client.context;
+    wants.keep_alive &= !context.is_draining();
+    let mut fields = context.fields.borrow_mut();
+    let head = match parse_response(buf.bytes(), scan, &mut fields, asked, &exchange.view.head_limits) {
+        Ok(Some(head)) => head,
+        Ok(None) => return Ok(Opened::Partial),
+        Err(error) => {
+            tracing::debug!(error = error.kind.as_str(), "the endpoint's response head is refused");
+            return Err(malformed(match error.kind {
+                dataplane_core::h1::HeadErrorKind::HeadTooLarge => FaultKind::UpstreamHeadTooLarge,
+                _ => FaultKind::UpstreamMalformed,
+            }));
+        }
+    };
+    let sending = response_framing(&wants, &head);
+    let edits = ResponseEdits {
+        client_version: wants.version,
+        sending,
+        rules: &exchange.route().entry.config.headers.response,
+        via: Some(PSEUDONYM),
+        request_id: Some(exchange.id.as_str()),
+    };
+    let mut scratch = context.scratch.borrow_mut();
+    let encoded = encode_response(&mut scratch, &head, &edits);
+    let bytes = encoded.map_err(|_| malformed(FaultKind::UpstreamHeadTooLarge))?;
+    let old_bytes = head.bytes;
+    if head.is_interim() {
+        // RFC 9110, section 15.2: a client of HTTP/1.0 must not be sent any.
+        let interim = (wants.version != Version::Http10).then(|| {
+            let mut interim = Buf::small();
+            put_head(&scratch[..bytes], &mut interim);
+            interim
+        });
+        buf.consume(old_bytes);
+        return Ok(Opened::Interim(interim));
+    }
+    let mut opening = Opening {
+        transit: transit(&head, sending),
+        answered: Answered {
+            keep_upstream: head.keep_alive && head.length != ResponseLength::UntilClose,
+            keep_client: sending.keep_alive,
+            is_switched: head.status == 101,
+        },
+        is_whole: false,
+        status: head.status,
+    };
+    buf.consume(old_bytes);
+    if opening.answered.is_switched {
+        // Whatever follows is no longer HTTP: it goes along as it is.
+        opening.is_whole = true;
+    } else {
+        pass(exchange, &mut opening, buf).map_err(malformed)?;
+    }
+    put_head(&scratch[..bytes], buf);
+    Ok(Opened::Final(opening))
+}
+
+/// How the response's body gets from the endpoint's framing to the client's.
+fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
+    let decoder = BodyDecoder::for_response(head.length);
+    match (head.length, sending.length) {
+        (ResponseLength::None, _) => Transit::Nothing,
+        (ResponseLength::Chunked, SendLength::UntilClose) => Transit::Unwrap(decoder),
+        (ResponseLength::UntilClose, SendLength::Chunked) => Transit::Wrap,
+        (ResponseLength::Sized(_) | ResponseLength::Chunked | ResponseLength::UntilClose, _) => Transit::Same(decoder),
+    }
+}
+
+/// Turns what was received of the body into what is sent of it.
+fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<(), FaultKind> {
+    let passed = opening.transit.pass(buf).map_err(|error| {
+        tracing::debug!(error = error.as_str(), "the endpoint's response body is refused");
+        FaultKind::UpstreamMalformed
+    })?;
+    count(&exchange.tally.bytes_out, passed.payload);
+    count(&exchange.tally.chunks, u64::from(passed.payload > 0));
+    opening.is_whole = passed.done;
+    if passed.beyond > 0 {
+        // Nobody asked for more: what comes behind could be taken for the next answer.
+        opening.answered.keep_upstream = false;
+    }
+    Ok(())
+}
+
+/// Sends to the client, which may take its time but not for ever.
+async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<Buf, FaultKind> {
+    while !buf.is_empty() {
+        client.arm(Side::ClientWrite, Timer::Send, exchange.view.send_timeout);
+        let (sent, left) = client.stream.send(buf).await;
+        client.deadlines.disarm(Side::ClientWrite);
+        buf = left;
+        if !matches!(sent, Ok(1..)) {
+            return Err(end_kind(client, FaultKind::ClientGone));
+        }
+    }
+    Ok(buf)
+}
+
+/// Why there is no response head.
+fn no_head(client: &Connection, received: &io::Result<usize>, is_nothing_received: bool, is_reused: bool) -> Failed {
+    let kind = match received {
+        Ok(_) => FaultKind::UpstreamClosedEarly,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => FaultKind::UpstreamReset,
+        Err(_) => FaultKind::UpstreamClosedEarly,
+    };
+    let phase = match client.deadlines.fired() {
+        _ if !is_nothing_received => Phase::ResponseStarted,
+        Some(_) => Phase::SentBeforeResponse,
+        None => phase_after_send(is_reused),
+    };
+    Failed { kind: end_kind(client, kind), phase }
+}
+
+fn failure_kind(error: &io::Error) -> FaultKind {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => FaultKind::UpstreamReset,
+        _ => FaultKind::UpstreamTruncated,
+    }
+}
+
+/// The deadline that has passed, if one has: it has made the failure. Else `otherwise`.
+pub(super) fn end_kind(client: &Connection, otherwise: FaultKind) -> FaultKind {
+    match client.deadlines.fired() {
+        None => otherwise,
+        Some(Timer::RequestHead) => FaultKind::RequestHeadTimeout,
+        Some(Timer::RequestBody) => FaultKind::RequestBodyTimeout,
+        Some(Timer::KeepAlive | Timer::Linger) => FaultKind::KeepAliveTimeout,
+        Some(Timer::Send) => FaultKind::SendTimeout,
+        Some(Timer::Connect) => FaultKind::ConnectTimeout,
+        Some(Timer::UpstreamSend | Timer::FirstByte) => FaultKind::FirstByteTimeout,
+        Some(Timer::Idle) => FaultKind::IdleTimeout,
+        Some(Timer::Total) => FaultKind::TotalTimeout,
+    }
+}

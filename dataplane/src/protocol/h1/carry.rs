@@ -1,0 +1,249 @@
+//! Carrying one admitted request: tries, upload and answer side by side, an eye on the client, and the end.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use dataplane_core::error::FaultKind;
+use dataplane_core::h1::{Asked, BodyDecoder, Client};
+use dataplane_core::request::Version;
+
+use super::super::exchange::{Exchange, Reached, Try};
+use super::super::watch::{Seen, Watching};
+use super::answer::{Answered, answer};
+use super::reply::{self, Reply};
+use super::request::Admitted;
+use super::upload::{Uploaded, upload};
+use super::{Connection, Ended};
+use crate::io::{Buf, Side, Timer};
+use crate::relay::tunnel::tunnel;
+
+/// Carries a request to its end. The client is watched meanwhile, by a watch that `arm` makes, and may leave at any time.
+pub(super) async fn carry<W: Future<Output = Seen>>(
+    client: &Connection,
+    admitted: Admitted,
+    mut watching: Watching<'_, W>,
+    arm: impl FnOnce() -> W,
+) -> Ended {
+    let Admitted { exchange, first, request, upload, mut rest, asked, client: wants } = admitted;
+    if let Some(total) = exchange.route().total {
+        client.deadlines.arm(Side::Exchange, Timer::Total, -1, total);
+    }
+    let carriage = Carriage {
+        client,
+        exchange: &exchange,
+        asked,
+        wants,
+        is_uploading: Cell::new(upload.is_some()),
+        is_tunnel: Cell::new(false),
+        behind: Cell::new(None),
+    };
+    let has_rest = rest.is_some();
+    let carried = {
+        let mut work = pin!(carriage.run(first, request, upload, &mut rest));
+        let mut arm = Some(arm);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(carried) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(carried));
+            }
+            carriage.poll_gone(context, &mut watching, &mut arm).map(|()| None)
+        })
+        .await
+    };
+    for side in [Side::Upstream, Side::Upload, Side::Exchange] {
+        client.deadlines.disarm(side);
+    }
+    let seen = watching.into_seen();
+    let rest = rest.or_else(|| carriage.behind.take());
+    let _ = has_rest;
+    let ended = match carried {
+        None => {
+            exchange.finish(Some(FaultKind::ClientGone));
+            return Ended::Closed;
+        }
+        Some(Ok(answered)) => {
+            exchange.finish(None);
+            answered.keep_client
+        }
+        Some(Err(fault)) => fail(&carriage, fault).await,
+    };
+    drop(exchange);
+    client.deadlines.clear();
+    match (ended, rest, seen) {
+        (false, ..) => {
+            reply::linger(client).await;
+            Ended::Closed
+        }
+        (true, Some(rest), _) => Ended::Open(Some(Seen::Bytes(rest))),
+        (true, None, seen) => Ended::Open(seen),
+    }
+}
+
+/// The parts of carrying one request that its steps share.
+struct Carriage<'a> {
+    client: &'a Connection,
+    exchange: &'a Exchange,
+    asked: Asked,
+    wants: Client,
+    /// The request body is still being read: then that reading notices when the client leaves.
+    is_uploading: Cell<bool>,
+    /// The connection is a tunnel: its ends notice for themselves.
+    is_tunnel: Cell<bool>,
+    /// Bytes that came behind a streamed request body.
+    behind: Cell<Option<Buf>>,
+}
+
+impl Carriage<'_> {
+    /// Looks whether the client has left.
+    fn poll_gone<W: Future<Output = Seen>>(
+        &self,
+        context: &mut Context<'_>,
+        watching: &mut Watching<'_, W>,
+        arm: &mut Option<impl FnOnce() -> W>,
+    ) -> Poll<()> {
+        if self.is_uploading.get() || self.is_tunnel.get() {
+            return Poll::Pending;
+        }
+        if let Some(arm) = arm.take() {
+            watching.arm(arm);
+        }
+        watching.poll_gone(context)
+    }
+
+    /// Tries endpoints until one has answered to the end.
+    async fn run(
+        &self,
+        mut next: Try,
+        mut request: Buf,
+        mut body: Option<BodyDecoder>,
+        rest: &mut Option<Buf>,
+    ) -> Result<Answered, FaultKind> {
+        let deadlines = &self.client.deadlines;
+        loop {
+            let reached = self.exchange.reach(next, request, deadlines).await?;
+            let answered = match body.take() {
+                None => answer(self.client, self.exchange, &reached, self.asked, self.wants).await,
+                Some(body) => self.both(&reached, body).await?,
+            };
+            deadlines.disarm(Side::Upstream);
+            let failed = match answered {
+                Ok(answered) => return Ok(self.settle(reached, answered, rest).await),
+                Err(failed) => failed,
+            };
+            let Some(kept) = self.exchange.take_kept() else { return Err(failed.kind) };
+            let index = reached.index;
+            drop(reached);
+            (next, request) = self.exchange.again(failed, index, kept, deadlines)?;
+        }
+    }
+
+    /// Sends the rest of the request body and passes the answer on, side by side.
+    async fn both(
+        &self,
+        reached: &Reached,
+        body: BodyDecoder,
+    ) -> Result<Result<Answered, super::super::exchange::Failed>, FaultKind> {
+        let Self { client, exchange, .. } = *self;
+        let mut up = pin!(upload(client, exchange, &reached.stream, body));
+        let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
+        let mut is_up_ended = false;
+        let answered = std::future::poll_fn(|context| {
+            if let Poll::Ready(answered) = down.as_mut().poll(context) {
+                return Poll::Ready(Ok(answered));
+            }
+            if is_up_ended {
+                return Poll::Pending;
+            }
+            let Poll::Ready(uploaded) = up.as_mut().poll(context) else { return Poll::Pending };
+            is_up_ended = true;
+            match uploaded {
+                Ok(Uploaded::Whole(behind)) => {
+                    self.behind.set(behind);
+                    exchange.is_asked.set(true);
+                    self.is_uploading.set(false);
+                    self.await_answer(reached);
+                    Poll::Pending
+                }
+                // What it has to say for itself is still to come.
+                Ok(Uploaded::NotWanted) => {
+                    self.await_answer(reached);
+                    Poll::Pending
+                }
+                Err(fault) => Poll::Ready(Err(fault)),
+            }
+        })
+        .await?;
+        // An answer before the end of the request: nobody will read the rest of it.
+        let is_whole = exchange.is_asked.get();
+        Ok(answered.map(|answered| Answered {
+            keep_client: answered.keep_client && is_whole,
+            keep_upstream: answered.keep_upstream && is_whole,
+            ..answered
+        }))
+    }
+
+    /// The endpoint has all that it will get: from here on it has to answer.
+    fn await_answer(&self, reached: &Reached) {
+        use std::os::fd::AsRawFd;
+        if self.exchange.tally.answered.get() == 0 {
+            let timeout = self.exchange.route().first_byte;
+            let fd = reached.stream.as_raw_fd();
+            self.client.deadlines.arm(Side::Upstream, Timer::FirstByte, fd, timeout);
+        }
+    }
+
+    /// Puts the upstream connection back, or lets both ends of a switched connection speak.
+    async fn settle(&self, reached: Reached, answered: Answered, rest: &mut Option<Buf>) -> Answered {
+        let Self { client, exchange, .. } = *self;
+        client.deadlines.aim(Side::Exchange, -1);
+        if answered.is_switched {
+            self.is_tunnel.set(true);
+            let idle = exchange.route().idle;
+            let carried = tunnel(&client.stream, &reached.stream, rest.take(), &client.deadlines, idle).await;
+            super::super::exchange::count(&exchange.tally.bytes_in, carried.up);
+            super::super::exchange::count(&exchange.tally.bytes_out, carried.down);
+            return Answered { keep_client: false, keep_upstream: false, ..answered };
+        }
+        let Reached { stream, endpoint, .. } = reached;
+        if answered.keep_upstream {
+            exchange.route().cluster.keep_idle(&endpoint, stream);
+        }
+        answered
+    }
+}
+
+/// Tells the client of a fault, as far as that is still possible; false when its connection is over.
+async fn fail(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
+    let Carriage { client, exchange, wants, .. } = carriage;
+    let has_begun = exchange.tally.status.get().is_some();
+    exchange.finish(Some(fault));
+    log(exchange, fault);
+    if has_begun {
+        // A response that is cut short must not look whole. With a length or chunks the missing end tells; where the
+        // end of the connection is the end of the body, only a reset does (RFC 9112, section 8).
+        if wants.version == Version::Http10 {
+            client.stream.reset_on_close();
+        }
+        client.stream.shutdown();
+        return false;
+    }
+    client.deadlines.clear();
+    let reply = Reply {
+        kind: fault,
+        id: exchange.id,
+        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.context.is_draining(),
+        head_only: exchange.method == dataplane_core::request::Method::Head,
+        detail: None,
+    };
+    reply::send(client, &reply).await
+}
+
+fn log(exchange: &Exchange, fault: FaultKind) {
+    tracing::debug!(
+        kind = fault.as_str(),
+        blame = fault.blame().as_str(),
+        route = exchange.route().entry.config.name,
+        request_id = exchange.id.as_str(),
+        "exchange failed"
+    );
+}

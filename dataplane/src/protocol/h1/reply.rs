@@ -1,0 +1,95 @@
+//! What the proxy itself says to a client: errors in JSON, and a decent end of the connection.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use dataplane_core::error::FaultKind;
+use dataplane_core::h1::{ErrorBody, encode_error};
+
+use super::super::context::Context;
+use super::super::ident::RequestId;
+use super::request::Refusal;
+use super::Connection;
+use crate::io::{Buf, Side, Ticks, Timer};
+
+/// How long a client may take to close after it was told the end.
+const LINGER: Ticks = Ticks::of_millis(2_000);
+/// How much it may still send meanwhile: the rest of a body that nobody wants.
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Room for an error response: head and JSON.
+const ERROR_BYTES_MAX: usize = 2048;
+
+/// An error response.
+pub(super) struct Reply {
+    pub(super) kind: FaultKind,
+    pub(super) id: RequestId,
+    pub(super) keep_alive: bool,
+    pub(super) head_only: bool,
+    pub(super) detail: Option<&'static str>,
+}
+
+impl From<&Refusal> for Reply {
+    fn from(refusal: &Refusal) -> Self {
+        let Refusal { kind, id, keep_alive, head_only, detail, .. } = *refusal;
+        Self { kind, id, keep_alive, head_only, detail }
+    }
+}
+
+/// Sends an error response; false when the connection is over.
+pub(super) async fn send(client: &Connection, reply: &Reply) -> bool {
+    let Some(buf) = encode(reply) else { return false };
+    client.arm(Side::ClientWrite, Timer::Send, client.send_timeout());
+    let (sent, _) = super::super::exchange::send_all(&client.stream, buf).await;
+    client.deadlines.disarm(Side::ClientWrite);
+    sent.is_ok() && reply.keep_alive
+}
+
+/// Ends a connection whose client may still be sending: our end goes out first, and what comes is thrown away for a
+/// while. A close with bytes unread would be a reset, which can overtake the response (RFC 9112, section 9.6).
+pub(super) async fn linger(client: &Connection) {
+    client.stream.shutdown_write();
+    client.arm(Side::ClientRead, Timer::Linger, LINGER);
+    let mut thrown_away = 0;
+    let mut buf = Buf::small();
+    while thrown_away < LINGER_BYTES_MAX {
+        buf.clear();
+        let (received, emptied) = client.stream.recv(buf).await;
+        buf = emptied;
+        match received {
+            Ok(count @ 1..) => thrown_away += count,
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Tells a client that the node is full, without waiting, and closes.
+pub(super) fn refuse_connection(socket: &OwnedFd, context: &Context) {
+    let id = RequestId::new(&context.request_id());
+    let kind = FaultKind::Overloaded;
+    let Some(buf) = encode(&Reply { kind, id, keep_alive: false, head_only: false, detail: None }) else { return };
+    // Best effort: the few bytes fit into an empty send queue, and nobody waits for a client that is turned away.
+    if let Ok(copy) = socket.try_clone() {
+        let mut stream = std::net::TcpStream::from(copy);
+        let _ = stream.write_all(buf.bytes());
+    }
+    crate::sys::socket::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
+fn encode(reply: &Reply) -> Option<Buf> {
+    let status = reply.kind.status()?;
+    let message = match reply.detail {
+        Some(detail) => &format!("{} ({detail})", reply.kind.message()),
+        None => reply.kind.message(),
+    };
+    let body = ErrorBody {
+        message,
+        kind: reply.kind.error_type(),
+        code: reply.kind.as_str(),
+        request_id: reply.id.as_str(),
+    };
+    let mut room = [0; ERROR_BYTES_MAX];
+    let retry_after = reply.kind.retry_after_s();
+    let bytes = encode_error(&mut room, status, &body, reply.keep_alive, retry_after, reply.head_only).ok()?;
+    let mut buf = Buf::small();
+    buf.append(&room[..bytes]).then_some(buf)
+}

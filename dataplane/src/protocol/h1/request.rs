@@ -1,0 +1,265 @@
+//! From a request's bytes to an exchange that is ready to go: parsed, routed, admitted, rewritten in its buffer.
+//!
+//! All in one call without a wait, so that the parsed head can borrow the buffer and the worker's field index.
+
+use dataplane_core::balance::Tried;
+use dataplane_core::error::FaultKind;
+use dataplane_core::h1::{
+    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead, encode_request,
+    parse_request,
+};
+use dataplane_core::request::{BodyLength, Method};
+use dataplane_core::route::RequestView;
+use proto::config::HostHeader;
+
+use super::super::context::View;
+use super::super::exchange::{Exchange, Notes, Try, count};
+use super::super::ident::RequestId;
+use super::Connection;
+use crate::io::Buf;
+
+/// The name of this proxy in `Via`.
+pub(super) const PSEUDONYM: &str = "millrace";
+
+/// What the bytes received so far are.
+pub(super) enum Reading {
+    /// The beginning of a head.
+    Partial(Buf),
+    /// A request to be carried.
+    Admitted(Box<Admitted>),
+    /// A request, or something else, that is answered here and now.
+    Refused(Refusal),
+}
+
+/// A request that has a route and an endpoint.
+pub(super) struct Admitted {
+    pub(super) exchange: Exchange,
+    pub(super) first: Try,
+    /// The head for the endpoint and the body bytes that came with it.
+    pub(super) request: Buf,
+    /// What is still to come of the body.
+    pub(super) upload: Option<BodyDecoder>,
+    /// Bytes behind this request.
+    pub(super) rest: Option<Buf>,
+    pub(super) asked: Asked,
+    pub(super) client: Client,
+}
+
+/// A request that is not carried anywhere.
+pub(super) struct Refusal {
+    pub(super) kind: FaultKind,
+    pub(super) id: RequestId,
+    /// Whether the connection can go on: its bytes are understood up to here and none of a body is missing.
+    pub(super) keep_alive: bool,
+    pub(super) head_only: bool,
+    /// Which rule of framing was broken, if one was.
+    pub(super) detail: Option<&'static str>,
+}
+
+/// What a head has been decided to become; it borrows nothing, so that the buffer can be changed.
+struct Decision {
+    route: usize,
+    id: RequestId,
+    keep_alive: bool,
+    client: Client,
+    asked: Asked,
+    /// Length of the old head.
+    head_bytes: usize,
+    /// Length of the new one, in the worker's scratch memory.
+    encoded_bytes: usize,
+    body: BodyLength,
+    first: Try,
+    notes: Option<Box<Notes>>,
+}
+
+/// Reads the request that `input` begins with; `scan` remembers how far an unfinished head has been looked at.
+pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Reading {
+    let context = &client.context;
+    let Some(view) = context.view() else {
+        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, context.request_id()));
+    };
+    let began = context.stamp();
+    let decided = {
+        let mut fields = context.fields.borrow_mut();
+        match parse_request(input.bytes(), scan, &mut fields, &view.head_limits) {
+            Ok(Some(head)) => decide(client, &view, &head, input.len()),
+            Ok(None) => return Reading::Partial(input),
+            Err(error) => Err(Refusal::malformed(&error, context.request_id())),
+        }
+    };
+    let decision = match decided {
+        Ok(decision) => decision,
+        Err(refusal) => return Reading::Refused(refusal),
+    };
+    let Some(permit) = context.admission().try_request() else {
+        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, decision.id.as_str()));
+    };
+    let subject = (decision.id, decision.asked.method, began);
+    let exchange = Exchange::begin(context, view, &client.ingress, (decision.route, permit), subject);
+    match rewrite(client, decision, exchange, input) {
+        Ok(admitted) => Reading::Admitted(Box::new(admitted)),
+        Err(refusal) => Reading::Refused(refusal),
+    }
+}
+
+/// Finds route and endpoint, and encodes the new head into the worker's scratch memory.
+fn decide(client: &Connection, view: &View, head: &RequestHead<'_>, received: usize) -> Result<Decision, Refusal> {
+    let context = &client.context;
+    let id = match head.request_id() {
+        Some(id) => RequestId::new(id.as_bytes()),
+        None => RequestId::new(&context.request_id()),
+    };
+    // Only a request whose body is here as a whole leaves the connection in a known state when it is refused.
+    let is_whole = match head.length {
+        BodyLength::None | BodyLength::Sized(0) => true,
+        BodyLength::Sized(_) | BodyLength::Chunked => false,
+    };
+    let keep_alive = head.keep_alive && is_whole && !context.is_draining();
+    let refuse = |kind| Refusal {
+        kind,
+        id,
+        keep_alive: keep_alive && received == head.bytes,
+        head_only: head.method == Method::Head,
+        detail: None,
+    };
+    let request = RequestView {
+        host: head.host.map_or(&b""[..], |host| host.name.as_bytes()),
+        path: head.target.path.as_bytes(),
+        method: head.method_text,
+        header: &|name| {
+            head.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
+        },
+    };
+    let route = client.ingress.index().and_then(|listener| view.live.snapshot.route(listener, &request));
+    let route = route.ok_or_else(|| refuse(FaultKind::NoRoute))?;
+    let config = &view.routes[route].entry.config;
+    if let (Some(max), BodyLength::Sized(length)) = (config.request_body_max, head.length)
+        && length > max
+    {
+        return Err(refuse(FaultKind::BodyTooLarge));
+    }
+    let cluster = &view.routes[route].cluster;
+    let Some((index, endpoint)) = cluster.pick(&Tried::NONE) else {
+        cluster.stats().no_endpoint.increment();
+        return Err(refuse(FaultKind::NoEndpoint));
+    };
+    let edits = RequestEdits {
+        host: match &cluster.entry.config.host_header {
+            HostHeader::Keep => HostChoice::Keep { fallback: &endpoint.name },
+            HostHeader::Endpoint => HostChoice::Replace(&endpoint.name),
+            HostHeader::Fixed(host) => HostChoice::Replace(host),
+        },
+        client: client.peer.map(|peer| peer.ip()),
+        scheme: "http",
+        trust_forwarded: false,
+        request_id: id.as_str(),
+        via: PSEUDONYM,
+        rules: &config.headers.request,
+        body: head.length,
+        expect_continue: true,
+        upgrade: true,
+        close: false,
+    };
+    let encoded = encode_request(&mut context.scratch.borrow_mut(), head, &edits);
+    let encoded_bytes = encoded.map_err(|_| refuse(FaultKind::RequestHeadTooLarge))?;
+    Ok(Decision {
+        route,
+        id,
+        keep_alive,
+        client: Client { version: head.version, keep_alive: head.keep_alive, method: head.method },
+        asked: Asked { method: head.method, upgrade: head.upgrade.is_some() },
+        head_bytes: head.bytes,
+        encoded_bytes,
+        body: head.length,
+        first: Try { index, endpoint, may_reuse: true },
+        notes: view.live.access.is_some().then(|| notes(client, head)),
+    })
+}
+
+/// Puts the new head in the place of the old one, and finds out where the request ends.
+fn rewrite(
+    client: &Connection,
+    decision: Decision,
+    mut exchange: Exchange,
+    mut input: Buf,
+) -> Result<Admitted, Refusal> {
+    input.consume(decision.head_bytes);
+    let mut decoder = BodyDecoder::for_request(decision.body);
+    let scan = decoder.scan(input.bytes()).map_err(|error| {
+        exchange.finish(Some(FaultKind::MalformedRequest));
+        let mut refusal = Refusal::unread(FaultKind::MalformedRequest, decision.id.as_str());
+        refusal.detail = Some(error.as_str());
+        refusal
+    })?;
+    count(&exchange.tally.bytes_in, scan.data);
+    let is_whole = scan.done || decoder.is_done();
+    let rest = (scan.consumed < input.len()).then(|| copy_of(&input.bytes()[scan.consumed..]));
+    input.truncate(scan.consumed);
+    let scratch = client.context.scratch.borrow();
+    put_head(&scratch[..decision.encoded_bytes], &mut input);
+    exchange.notes = decision.notes;
+    exchange.is_asked.set(is_whole);
+    let mut asked_by = decision.client;
+    asked_by.keep_alive = decision.keep_alive || (asked_by.keep_alive && !client.context.is_draining());
+    Ok(Admitted {
+        exchange,
+        first: decision.first,
+        request: input,
+        upload: (!is_whole).then_some(decoder),
+        rest,
+        asked: decision.asked,
+        client: asked_by,
+    })
+}
+
+/// Puts `head` in front of the content of `body`, without moving the body if the head fits there.
+pub(super) fn put_head(head: &[u8], body: &mut Buf) {
+    if body.prepend(head) {
+        return;
+    }
+    let mut whole = Buf::of(head.len() + body.len());
+    let fits = whole.append(head) && whole.append(body.bytes());
+    debug_assert!(fits, "made to measure");
+    *body = whole;
+}
+
+fn copy_of(bytes: &[u8]) -> Buf {
+    let mut copy = Buf::small();
+    if copy.append(bytes) {
+        return copy;
+    }
+    copy = Buf::large();
+    copy.append(bytes);
+    copy
+}
+
+fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
+    Box::new(Notes {
+        method: head.method_text.to_owned(),
+        host: head.host.map(|host| host.raw.to_owned()).unwrap_or_default(),
+        path: head.target.path.to_owned(),
+        client: client.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        endpoint: Default::default(),
+    })
+}
+
+impl Refusal {
+    /// Of something that was not read to its end, so that the connection cannot go on.
+    pub(super) fn unread(kind: FaultKind, id: impl AsRef<[u8]>) -> Self {
+        let id = RequestId::new(id.as_ref());
+        Self { kind, id, keep_alive: false, head_only: false, detail: None }
+    }
+
+    fn malformed(error: &RequestError, id: [u8; 32]) -> Self {
+        let kind = match error.status {
+            414 => FaultKind::UriTooLong,
+            417 => FaultKind::ExpectationFailed,
+            431 => FaultKind::RequestHeadTooLarge,
+            501 if error.kind.as_str().contains("encoding") => FaultKind::UnsupportedTransferCoding,
+            501 => FaultKind::UnsupportedMethod,
+            505 => FaultKind::UnsupportedVersion,
+            _ => FaultKind::MalformedRequest,
+        };
+        Self { detail: Some(error.kind.as_str()), ..Self::unread(kind, id) }
+    }
+}

@@ -1,0 +1,75 @@
+//! A request body on its way up, while its response may already be on its way down.
+
+use std::os::fd::AsRawFd;
+
+use dataplane_core::error::FaultKind;
+use dataplane_core::h1::BodyDecoder;
+
+use super::super::exchange::{Exchange, count, send_all};
+use super::Connection;
+use crate::io::{Buf, Side, Stream, Timer};
+use crate::relay::Transit;
+
+/// How an upload ended.
+pub(super) enum Uploaded {
+    /// The endpoint has all of it. Bytes that followed are the beginning of the next request.
+    Whole(Option<Buf>),
+    /// The endpoint takes no more. Its answer, if there is one, tells why.
+    NotWanted,
+}
+
+/// Carries what is still to come of a request body to `upstream`.
+///
+/// # Errors
+/// The client went away, fell silent, or sent what is no body.
+pub(super) async fn upload(
+    client: &Connection,
+    exchange: &Exchange,
+    upstream: &Stream,
+    decoder: BodyDecoder,
+) -> Result<Uploaded, FaultKind> {
+    let deadlines = &client.deadlines;
+    let max = exchange.route().entry.config.request_body_max;
+    let mut transit = Transit::Same(decoder);
+    let mut buf = Buf::small();
+    loop {
+        buf.clear();
+        client.arm(Side::ClientRead, Timer::RequestBody, exchange.view.request_body_timeout);
+        let (received, filled) = client.stream.recv(buf).await;
+        buf = filled;
+        match received {
+            Ok(1..) => {}
+            Ok(0) | Err(_) if deadlines.fired() == Some(Timer::RequestBody) => {
+                return Err(FaultKind::RequestBodyTimeout);
+            }
+            Ok(0) | Err(_) => return Err(FaultKind::ClientGone),
+        }
+        let is_full = buf.spare() == 0;
+        let received = buf.len();
+        let passed = transit.pass(&mut buf).map_err(|_| FaultKind::MalformedRequest)?;
+        count(&exchange.tally.bytes_in, passed.payload);
+        if max.is_some_and(|max| exchange.tally.bytes_in.get() > max) {
+            return Err(FaultKind::BodyTooLarge);
+        }
+        exchange.is_body_lost.set(true);
+        let rest = (passed.beyond > 0).then(|| {
+            let mut rest = Buf::of(crate::io::LARGE_BYTES);
+            rest.append(buf.behind(received - passed.beyond, passed.beyond));
+            rest
+        });
+        deadlines.disarm(Side::ClientRead);
+        deadlines.arm(Side::Upload, Timer::UpstreamSend, upstream.as_raw_fd(), exchange.view.send_timeout);
+        let (sent, emptied) = send_all(upstream, buf).await;
+        deadlines.disarm(Side::Upload);
+        buf = emptied;
+        if sent.is_err() {
+            return Ok(Uploaded::NotWanted);
+        }
+        if passed.done {
+            return Ok(Uploaded::Whole(rest));
+        }
+        if is_full && !buf.is_large() {
+            buf = Buf::large();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Workers: one pinned thread each, with its own runtime, listeners, pools, timers and counters.
+//!
+//! What the control thread wants of a worker comes through its mailbox. Nothing else is shared but immutable snapshots,
+//! counters with one writer each, and the shelves of idle connections.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use dataplane_core::limit::Admission;
+use dataplane_core::stats::WorkerStats;
+use proto::config::Bind;
+use tracing::{error, info, warn};
+
+use crate::io::{self as driver, Mailbox, Mode};
+use crate::listener::{self, Accepted, Stop};
+use crate::protocol::{Context, Live};
+use crate::sys::cpu;
+
+/// Ticks between two looks at the idle upstream connections: five seconds.
+const SWEEP_TICKS: u64 = 500;
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Serve by this config from the next exchange on.
+    Apply(Arc<Live>),
+    /// Accept on this socket, too.
+    Listen {
+        /// The listener it belongs to, which the applied config has.
+        listener: String,
+        /// The address it is bound to.
+        bind: Bind,
+        /// The listening socket, non-blocking.
+        socket: OwnedFd,
+    },
+    /// Stop accepting there: what waits in the queue is taken, then the socket is closed.
+    Unlisten {
+        /// The listener's name.
+        listener: String,
+        /// The address.
+        bind: Bind,
+    },
+    /// Serve a connection that another worker has accepted.
+    Adopt(Accepted),
+    /// Stop accepting, and close connections after their exchanges.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// How many workers there are to be, and how they run.
+#[derive(Debug)]
+pub(crate) struct WorkerOptions {
+    /// At least one.
+    pub(crate) count: usize,
+    /// How they talk to the kernel.
+    pub(crate) mode: Mode,
+    /// One set of counters each.
+    pub(crate) stats: Vec<Arc<WorkerStats>>,
+    /// The node's limits.
+    pub(crate) admission: Arc<Admission>,
+}
+
+/// All workers of this process.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    seats: Vec<Seat>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What is known of one worker from outside of its thread.
+#[derive(Clone, Debug)]
+struct Seat {
+    mailbox: Arc<Mailbox<Order>>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The worker turns: it reads its mailbox.
+    is_running: AtomicBool,
+    /// Times the worker was started again after a panic.
+    restarts: AtomicU64,
+}
+
+impl Workers {
+    /// Starts them. Errors: a thread or a mailbox cannot be made.
+    pub(crate) fn start(options: &WorkerOptions) -> io::Result<Self> {
+        let seats = (0..options.count)
+            .map(|_| Ok(Seat { mailbox: Arc::new(Mailbox::new()?), state: Arc::default() }))
+            .collect::<io::Result<Vec<Seat>>>()?;
+        let cores = cpu::allowed();
+        let all_stats: Arc<[Arc<WorkerStats>]> = options.stats.clone().into();
+        let threads = (0..options.count)
+            .map(|number| {
+                let worker = Worker {
+                    number,
+                    core: cores[number % cores.len()],
+                    mode: options.mode,
+                    seats: seats.clone(),
+                    all_stats: Arc::clone(&all_stats),
+                    admission: Arc::clone(&options.admission),
+                };
+                std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker.run())
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { seats, threads })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Leaves an order for one worker.
+    pub(crate) fn post(&self, worker: usize, order: Order) {
+        self.seats[worker].mailbox.post(order);
+    }
+
+    /// Leaves an order for each worker.
+    pub(crate) fn post_all(&self, order: impl Fn() -> Order) {
+        self.seats.iter().for_each(|seat| seat.mailbox.post(order()));
+    }
+
+    /// Whether every worker turns.
+    pub(crate) fn are_running(&self) -> bool {
+        self.seats.iter().all(|seat| seat.state.is_running.load(Ordering::Acquire))
+    }
+
+    /// Times that workers were started again after a panic. Each time is a bug, and the worker has lost its listeners:
+    /// whoever sees this number grow gives it config and sockets anew.
+    pub(crate) fn restarts(&self) -> Vec<u64> {
+        self.seats.iter().map(|seat| seat.state.restarts.load(Ordering::Acquire)).collect()
+    }
+
+    /// Whether all threads have ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until all threads have ended.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            // A panic was caught and told of on the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One worker on its thread.
+struct Worker {
+    number: usize,
+    core: usize,
+    mode: Mode,
+    seats: Vec<Seat>,
+    all_stats: Arc<[Arc<WorkerStats>]>,
+    admission: Arc<Admission>,
+}
+
+impl Worker {
+    fn run(self) {
+        if let Err(error) = cpu::pin_this_thread(self.core) {
+            warn!(worker = self.number, core = self.core, %error, "cannot pin the worker to its core");
+        }
+        let state = &self.seats[self.number].state;
+        loop {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| driver::run(self.mode, self.serve())));
+            state.is_running.store(false, Ordering::Release);
+            match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    error!(worker = self.number, %error, "the worker cannot run");
+                    return;
+                }
+                Err(_) => {
+                    error!(worker = self.number, "the worker panicked and is started again");
+                    state.restarts.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    /// Reads the mailbox until told to stop; everything else runs in tasks beside this.
+    async fn serve(&self) {
+        let seat = &self.seats[self.number];
+        let context =
+            Rc::new(Context::new(self.number, Arc::clone(&self.all_stats), Arc::clone(&self.admission)));
+        let timed = Rc::clone(&context);
+        driver::spawn(async move {
+            if let Err(error) = driver::keep_time(|tick| each_tick(&timed, tick)).await {
+                error!(%error, "the worker's clock stopped");
+            }
+        });
+        seat.state.is_running.store(true, Ordering::Release);
+        let desk = Desk { worker: self, context, accepting: RefCell::default() };
+        if let Err(error) = seat.mailbox.read(|order| desk.handle(order)).await {
+            error!(worker = self.number, %error, "the worker cannot read its mailbox");
+        }
+        info!(worker = self.number, "worker stopped");
+    }
+}
+
+/// A worker at work: its context and its accept loops.
+struct Desk<'w> {
+    worker: &'w Worker,
+    context: Rc<Context>,
+    accepting: RefCell<Vec<Accepting>>,
+}
+
+/// One accept loop.
+struct Accepting {
+    listener: String,
+    bind: Bind,
+    stop: Rc<Stop>,
+}
+
+impl Desk<'_> {
+    /// Does as told; false ends the worker.
+    fn handle(&self, order: Order) -> bool {
+        match order {
+            Order::Apply(live) => self.context.apply(live),
+            Order::Listen { listener, bind, socket } => self.listen(listener, bind, socket),
+            Order::Unlisten { listener, bind } => {
+                self.stop_accepting(|accepting| accepting.listener == listener && accepting.bind == bind);
+            }
+            Order::Adopt(Accepted { socket, peer, listener }) => {
+                if let Some(ingress) = self.context.ingress(&listener) {
+                    self.context.stats().handovers_in.increment();
+                    listener::begin(socket, peer, &ingress, &self.context);
+                }
+            }
+            Order::Drain => {
+                self.context.drain();
+                self.stop_accepting(|_| true);
+            }
+            Order::Stop => return false,
+        }
+        true
+    }
+
+    fn listen(&self, listener: String, bind: Bind, socket: OwnedFd) {
+        let Some(ingress) = self.context.ingress(&listener) else {
+            error!(listener, "asked to listen for a listener that the config does not have");
+            return;
+        };
+        let stop = Rc::new(Stop::default());
+        let seats = self.worker.seats.clone();
+        let hand_over = move |other: usize, accepted| seats[other].mailbox.post(Order::Adopt(accepted));
+        let accepting = listener::accept(socket, ingress, Rc::clone(&self.context), hand_over, Rc::clone(&stop));
+        driver::spawn(async move {
+            if let Err(error) = accepting.await {
+                error!(%error, "a listening socket failed");
+            }
+        });
+        self.accepting.borrow_mut().push(Accepting { listener, bind, stop });
+    }
+
+    fn stop_accepting(&self, which: impl Fn(&Accepting) -> bool) {
+        self.accepting.borrow_mut().retain(|accepting| {
+            let stops = which(accepting);
+            if stops {
+                accepting.stop.stop();
+            }
+            !stops
+        });
+    }
+}
+
+fn each_tick(context: &Context, tick: u64) {
+    let stats = context.stats();
+    stats.heartbeat_tick.set(tick);
+    stats.loop_turns.increment();
+    stats.buffer_bytes.set(driver::bytes_out() as u64);
+    if tick % SWEEP_TICKS == 0 {
+        context.sweep();
+    }
+}
