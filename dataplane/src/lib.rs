@@ -3,3 +3,12 @@
 //! A connection's life is the order of the modules: accepted by `listener`, spoken by `protocol`, decided by
 //! `dataplane-core` (route, balance), carried by `upstream` (pool), all over `io`. A module may use only what stands
 //! to its right: main → server → control → worker → listener → protocol → upstream → relay → metrics → io → sys.
+
+mod io;
+mod listener;
+mod metrics;
+mod protocol;
+mod relay;
+mod sys;
+mod upstream;
+mod worker;

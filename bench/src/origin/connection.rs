@@ -96,10 +96,6 @@ impl Connection {
     /// Waits for input and appends one read of at most `limit` bytes.
     pub(crate) async fn fill(&mut self, limit: usize) -> Result<(), ClientGone> {
         while self.try_fill(limit)? == 0 {
-            if self.input.is_empty() {
-                // Many thousand connections wait here at a time: none of them holds a buffer.
-                self.input = BytesMut::new();
-            }
             self.stream.readable().await.map_err(|_| ClientGone)?;
         }
         Ok(())
@@ -168,6 +164,10 @@ impl Connection {
                 Ok(count)
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                if self.input.is_empty() {
+                    // Many thousand connections wait at a time: none of them holds an empty buffer.
+                    self.input = BytesMut::new();
+                }
                 Ok(0)
             }
             Err(_) => Err(ClientGone),

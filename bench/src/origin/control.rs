@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::exchange::{Ended, Exchange};
-use super::fault::Fault;
+use super::fault::{Fault, SETTLE_STEP, SETTLE_TIME};
 use super::knobs::pairs;
 use super::response::Head;
 use super::route::Route;
@@ -39,6 +40,7 @@ pub(crate) async fn answer(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
         json!({ "reset": true })
     } else if exchange.request.method() == "DELETE" {
         shared.faults.clear();
+        settle(exchange).await?;
         json!({ "fault": null })
     } else {
         let written = String::from_utf8_lossy(&body);
@@ -47,9 +49,20 @@ pub(crate) async fn answer(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
             Ok(fault) => shared.faults.inject(fault),
             Err(wrong) => return exchange.respond_error(400, &wrong.to_string()).await,
         }
+        settle(exchange).await?;
         json!({ "fault": written })
     };
     exchange.respond(Head::json(200), answer.to_string().as_bytes()).await
+}
+
+/// Answers only when the listeners have followed, so that the client's next connection meets the fault.
+async fn settle(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
+    let shared = Arc::clone(&exchange.connection.worker.shared);
+    let deadline = Instant::now() + SETTLE_TIME;
+    while !shared.faults.is_settled() && Instant::now() < deadline {
+        exchange.pause(SETTLE_STEP).await?;
+    }
+    Ok(())
 }
 
 fn argument<'a>(query: &'a str, wanted: &str) -> Option<&'a str> {

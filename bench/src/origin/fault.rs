@@ -3,13 +3,20 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::knobs::{KnobError, Knobs, pairs, parse_duration};
+
+/// How long an injection waits for the listeners to follow. Only a port that cannot be opened again takes
+/// longer, and that is told on stderr.
+pub(crate) const SETTLE_TIME: Duration = Duration::from_secs(1);
+
+/// How often it looks.
+pub(crate) const SETTLE_STEP: Duration = Duration::from_millis(1);
 
 /// How long a fault lasts that does not say.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -95,6 +102,9 @@ pub(crate) struct Faults {
     /// Lets a request pass with one load while there is no fault.
     active: AtomicBool,
     current: watch::Sender<Option<Arc<Injected>>>,
+    /// Listeners that there are, and those of them that are open.
+    listeners: usize,
+    open: AtomicUsize,
 }
 
 /// A fault with the time it began.
@@ -107,8 +117,29 @@ pub(crate) struct Injected {
 }
 
 impl Faults {
-    pub(crate) fn new() -> Self {
-        Self { active: AtomicBool::new(false), current: watch::Sender::new(None) }
+    /// `listeners` of them are open at the start.
+    pub(crate) fn new(listeners: usize) -> Self {
+        Self {
+            active: AtomicBool::new(false),
+            current: watch::Sender::new(None),
+            listeners,
+            open: AtomicUsize::new(listeners),
+        }
+    }
+
+    /// Whether every listener has done what the fault in force, or its end, asks of it. Who injects waits for
+    /// this, so that the next connection is sure to meet the fault.
+    pub(crate) fn is_settled(&self) -> bool {
+        let refuses = self.current().is_some_and(|injected| injected.refuses_until().is_some());
+        self.open.load(Relaxed) == if refuses { 0 } else { self.listeners }
+    }
+
+    pub(crate) fn listener_opened(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn listener_closed(&self) {
+        self.open.fetch_sub(1, Relaxed);
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
@@ -199,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_rate_hits_an_exact_share_of_the_matching_requests() {
-        let faults = Faults::new();
+        let faults = Faults::new(0);
         faults.inject("status=503&rate=0.25&path=/v1/".parse().unwrap());
         let hit = |path: &str| {
             let mut knobs = Knobs::default();
@@ -214,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_fault_ends_with_its_time() {
-        let faults = Faults::new();
+        let faults = Faults::new(0);
         faults.inject("freeze=0s&status=503&for=0s".parse().unwrap());
         let mut knobs = Knobs::default();
         faults.apply(&mut knobs, "/");

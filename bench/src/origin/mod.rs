@@ -97,8 +97,9 @@ impl Origin {
             })
             .collect::<io::Result<_>>()?;
         let opened = (0..workers).map(|worker| open(&ports, worker)).collect::<io::Result<Vec<_>>>()?;
+        let listeners = opened.iter().map(Vec::len).sum();
         let mut origin = Self {
-            shared: Arc::new(Shared::new(options.defaults, workers, options.request_ids_max)),
+            shared: Arc::new(Shared::new(options.defaults, workers, listeners, options.request_ids_max)),
             addresses: ports.iter().map(|port| port.address.clone()).collect(),
             stop: watch::Sender::new(false),
             threads: Vec::new(),
@@ -172,14 +173,16 @@ impl Origin {
         self.shared.reset();
     }
 
-    /// Puts a fault in force, in place of the one before it.
+    /// Puts a fault in force, in place of the one before it. When it returns, the next connection meets it.
     pub fn inject(&self, fault: Fault) {
         self.shared.faults.inject(fault);
+        self.settle();
     }
 
-    /// Ends the fault in force.
+    /// Ends the fault in force. When it returns, connections are accepted again.
     pub fn clear_fault(&self) {
         self.shared.faults.clear();
+        self.settle();
     }
 
     /// Closes everything and waits for the threads.
@@ -188,6 +191,13 @@ impl Origin {
     /// What a worker failed with.
     pub fn stop(mut self) -> io::Result<()> {
         self.join()
+    }
+
+    fn settle(&self) {
+        let deadline = Instant::now() + fault::SETTLE_TIME;
+        while !self.shared.faults.is_settled() && Instant::now() < deadline {
+            std::thread::sleep(fault::SETTLE_STEP);
+        }
     }
 
     fn spawn(&mut self, index: usize, opened: Vec<Opened>) -> io::Result<()> {

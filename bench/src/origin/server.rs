@@ -28,7 +28,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(defaults: Knobs, workers: usize, request_ids_max: usize) -> Self {
+    pub(crate) fn new(defaults: Knobs, workers: usize, listeners: usize, request_ids_max: usize) -> Self {
         let tokens_aside = Knobs {
             tokens: defaults.tokens,
             tokens_per_second: defaults.tokens_per_second,
@@ -39,7 +39,7 @@ impl Shared {
         Self {
             defaults,
             defaults_are_plain: defaults == tokens_aside,
-            faults: Faults::new(),
+            faults: Faults::new(listeners),
             ledgers: (0..workers).map(|_| Arc::new(Ledger::new(request_ids_max))).collect(),
             started: Instant::now(),
         }
@@ -85,7 +85,9 @@ async fn accept(port: Arc<Port>, first: Listener, worker: Arc<Worker>) {
     loop {
         let current = fault.borrow_and_update().clone();
         if let Some(until) = current.as_deref().and_then(Injected::refuses_until) {
-            listener = None;
+            if listener.take().is_some() {
+                worker.shared.faults.listener_closed();
+            }
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 _ = fault.changed() => {}
@@ -94,11 +96,19 @@ async fn accept(port: Arc<Port>, first: Listener, worker: Arc<Worker>) {
         }
         if listener.is_none() {
             listener = reopen(&port).await;
+            match listener {
+                Some(_) => worker.shared.faults.listener_opened(),
+                None => continue,
+            }
         }
         let Some(open) = &listener else { continue };
         tokio::select! {
             accepted = open.accept() => match accepted {
-                Ok((stream, peer)) => admit(stream, peer, current.as_deref(), &worker),
+                Ok((stream, peer)) => {
+                    // The fault may have come while this waited.
+                    let now = fault.borrow().clone();
+                    admit(stream, peer, now.as_deref(), &worker);
+                }
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             },
             _ = fault.changed() => {}

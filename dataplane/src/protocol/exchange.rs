@@ -3,6 +3,7 @@
 //! Every HTTP driver carries its exchanges through here; drivers differ only in how bytes become a request and a body.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -40,12 +41,12 @@ pub(crate) struct Exchange {
 }
 
 /// What the access log wants to know of a request, taken while its head was at hand; only when the log is on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Notes {
-    pub(crate) method: String,
+    pub(crate) client: Option<SocketAddr>,
     pub(crate) host: String,
     pub(crate) path: String,
-    pub(crate) client: String,
+    /// The last endpoint that was tried.
     pub(crate) endpoint: RefCell<String>,
 }
 
@@ -165,6 +166,9 @@ impl Exchange {
         deadlines: &Deadlines,
     ) -> Result<Reached, (Failed, Buf)> {
         let route = self.route();
+        if let Some(notes) = &self.notes {
+            notes.endpoint.replace(endpoint.name.clone());
+        }
         let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
         let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
@@ -231,6 +235,11 @@ impl Exchange {
         Ok((Try { index: next, endpoint, may_reuse }, request))
     }
 
+    /// The endpoint that was tried last; empty unless the access log is on.
+    pub(super) fn last_endpoint(&self) -> String {
+        self.notes.as_ref().map(|notes| notes.endpoint.borrow().clone()).unwrap_or_default()
+    }
+
     fn decide(&self, failed: Failed) -> Retry {
         let retries = &self.route().entry.config.retries;
         retry::decide(&RetryState {
@@ -289,9 +298,13 @@ impl Exchange {
             route.stats.count_fault(kind);
             self.ingress.stats().count_fault(kind);
         }
-        for stats in [(&route.stats.bytes_in, &route.stats.bytes_out)] {
-            stats.0.add(tally.bytes_in.get());
-            stats.1.add(tally.bytes_out.get());
+        let listener = self.ingress.stats();
+        for (bytes_in, bytes_out) in [
+            (&route.stats.bytes_in, &route.stats.bytes_out),
+            (&listener.bytes_in, &listener.bytes_out),
+        ] {
+            bytes_in.add(tally.bytes_in.get());
+            bytes_out.add(tally.bytes_out.get());
         }
         let (began, sent) = (tally.began.get(), tally.sent.get());
         let (answered, first_byte) = (tally.answered.get(), tally.first_byte.get());

@@ -2,6 +2,7 @@
 //!
 //! `exchange` holds what all of them share; a driver is a folder or a file that knows one protocol's bytes.
 
+mod access;
 mod context;
 mod exchange;
 mod h1;

@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::{Asked, BodyDecoder, Client};
-use dataplane_core::request::Version;
+use dataplane_core::request::{Method, Version};
 
-use super::super::exchange::{Exchange, Reached, Try};
+use super::super::exchange::{Exchange, Failed, Reached, Try, count};
 use super::super::watch::{Seen, Watching};
 use super::answer::{Answered, answer};
 use super::reply::{self, Reply};
@@ -38,7 +38,6 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
         is_tunnel: Cell::new(false),
         behind: Cell::new(None),
     };
-    let has_rest = rest.is_some();
     let carried = {
         let mut work = pin!(carriage.run(first, request, upload, &mut rest));
         let mut arm = Some(arm);
@@ -55,8 +54,7 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
     }
     let seen = watching.into_seen();
     let rest = rest.or_else(|| carriage.behind.take());
-    let _ = has_rest;
-    let ended = match carried {
+    let keep_client = match carried {
         None => {
             exchange.finish(Some(FaultKind::ClientGone));
             return Ended::Closed;
@@ -65,18 +63,22 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
             exchange.finish(None);
             answered.keep_client
         }
-        Some(Err(fault)) => fail(&carriage, fault).await,
+        Some(Err(fault)) => {
+            exchange.finish(Some(fault));
+            log(&exchange, fault);
+            if exchange.tally.status.get().is_some() {
+                return cut(client, wants);
+            }
+            tell(&carriage, fault).await
+        }
     };
     drop(exchange);
     client.deadlines.clear();
-    match (ended, rest, seen) {
-        (false, ..) => {
-            reply::linger(client).await;
-            Ended::Closed
-        }
-        (true, Some(rest), _) => Ended::Open(Some(Seen::Bytes(rest))),
-        (true, None, seen) => Ended::Open(seen),
+    if !keep_client {
+        reply::linger(client).await;
+        return Ended::Closed;
     }
+    Ended::Open(rest.map(Seen::Bytes).or(seen))
 }
 
 /// The parts of carrying one request that its steps share.
@@ -142,7 +144,7 @@ impl Carriage<'_> {
         &self,
         reached: &Reached,
         body: BodyDecoder,
-    ) -> Result<Result<Answered, super::super::exchange::Failed>, FaultKind> {
+    ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
         let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
@@ -200,8 +202,8 @@ impl Carriage<'_> {
             self.is_tunnel.set(true);
             let idle = exchange.route().idle;
             let carried = tunnel(&client.stream, &reached.stream, rest.take(), &client.deadlines, idle).await;
-            super::super::exchange::count(&exchange.tally.bytes_in, carried.up);
-            super::super::exchange::count(&exchange.tally.bytes_out, carried.down);
+            count(&exchange.tally.bytes_in, carried.up);
+            count(&exchange.tally.bytes_out, carried.down);
             return Answered { keep_client: false, keep_upstream: false, ..answered };
         }
         let Reached { stream, endpoint, .. } = reached;
@@ -212,27 +214,24 @@ impl Carriage<'_> {
     }
 }
 
-/// Tells the client of a fault, as far as that is still possible; false when its connection is over.
-async fn fail(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
-    let Carriage { client, exchange, wants, .. } = carriage;
-    let has_begun = exchange.tally.status.get().is_some();
-    exchange.finish(Some(fault));
-    log(exchange, fault);
-    if has_begun {
-        // A response that is cut short must not look whole. With a length or chunks the missing end tells; where the
-        // end of the connection is the end of the body, only a reset does (RFC 9112, section 8).
-        if wants.version == Version::Http10 {
-            client.stream.reset_on_close();
-        }
-        client.stream.shutdown();
-        return false;
+/// Ends a response that has begun so that it cannot be taken for whole. With a length or chunks the missing end tells;
+/// where the end of the connection is the end of the body, only a reset does (RFC 9112, section 8).
+fn cut(client: &Connection, wants: Client) -> Ended {
+    if wants.version == Version::Http10 {
+        client.stream.reset_on_close();
     }
+    Ended::Closed
+}
+
+/// Tells the client of a fault; false when its connection is over.
+async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
+    let Carriage { client, exchange, wants, .. } = carriage;
     client.deadlines.clear();
     let reply = Reply {
         kind: fault,
         id: exchange.id,
         keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.context.is_draining(),
-        head_only: exchange.method == dataplane_core::request::Method::Head,
+        head_only: exchange.method == Method::Head,
         detail: None,
     };
     reply::send(client, &reply).await

@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(super) ingress: Rc<Ingress>,
     pub(super) context: Rc<Context>,
     pub(super) deadlines: Deadlines,
+    /// A request that comes until this tick follows the last one closely; the first one follows none.
+    busy_until: Cell<u64>,
     /// Whether the armed watch holds a buffer.
     is_eager: Cell<bool>,
 }
@@ -66,6 +68,7 @@ impl Connection {
             ingress: Rc::clone(ingress),
             context: Rc::clone(context),
             deadlines: Deadlines::new(),
+            busy_until: Cell::new(0),
             is_eager: Cell::new(false),
         });
         if connection.is_none() {
@@ -155,13 +158,10 @@ async fn requests<W: Future<Output = Seen>>(
     arm: &impl Fn(bool) -> W,
     mut input: Buf,
 ) -> Next {
-    // The first request of a burst says nothing of what follows.
-    let mut busy_until = 0;
     loop {
         let Some(reading) = receive(client, input).await else { return Next::Close };
         client.deadlines.disarm(Side::ClientRead);
-        let is_busy = now() <= busy_until;
-        busy_until = now() + BUSY_TICKS;
+        let is_busy = now() <= client.busy_until.replace(now() + BUSY_TICKS);
         let ended = match reading {
             Reading::Admitted(admitted) => {
                 carry::carry(client, *admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await

@@ -2,6 +2,8 @@
 //!
 //! All in one call without a wait, so that the parsed head can borrow the buffer and the worker's field index.
 
+use std::cell::RefCell;
+
 use dataplane_core::balance::Tried;
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::{
@@ -235,11 +237,10 @@ fn copy_of(bytes: &[u8]) -> Buf {
 
 fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
     Box::new(Notes {
-        method: head.method_text.to_owned(),
+        client: client.peer,
         host: head.host.map(|host| host.raw.to_owned()).unwrap_or_default(),
         path: head.target.path.to_owned(),
-        client: client.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-        endpoint: Default::default(),
+        endpoint: RefCell::default(),
     })
 }
 
