@@ -4,11 +4,13 @@
 //! `dataplane-core` (route, balance), carried by `upstream` (pool), all over `io`. A module may use only what stands
 //! to its right: main → server → control → worker → listener → protocol → upstream → relay → metrics → io → sys.
 
+pub mod control;
 mod io;
 mod listener;
 mod metrics;
 mod protocol;
 mod relay;
+pub mod server;
 mod sys;
 mod upstream;
 mod worker;

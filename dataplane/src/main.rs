@@ -1,3 +1,89 @@
-//! `millrace-dataplane`: the forwarder's command line.
+//! `millrace-dataplane`: the forwarder's command line. Exit codes: 0 good, 1 failed at run time, 2 unusable arguments or
+//! config.
 
-fn main() {}
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dataplane::server::{self, Failure};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Millrace data plane: a forwarder for streaming AI traffic.
+#[derive(Parser)]
+#[command(name = "millrace-dataplane", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until a signal ends it: SIGTERM drains, SIGINT ends at once, SIGHUP reloads, SIGUSR2 upgrades.
+    Run {
+        /// The config file.
+        #[arg(short, long)]
+        config: PathBuf,
+    },
+    /// Check a config: errors as file:line:column, with what to write instead.
+    Check {
+        /// The config file.
+        #[arg(short, long)]
+        config: PathBuf,
+        /// Print nothing if the config is good.
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Look at this host: what would slow the data plane down or keep it from starting, with the command that mends it.
+    Doctor {
+        /// The config file; without it the defaults are looked at.
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of the config file.
+    Schema,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { config } => server::run(&config).map(|()| ExitCode::SUCCESS),
+        Command::Check { config, quiet } => check(&config, quiet),
+        Command::Doctor { config } => doctor(config.as_deref()),
+        Command::Schema => Ok(print(&format!("{:#}\n", proto::config::schema()))),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure::Failed(message)) => complain(&message, 1),
+        Err(Failure::Unusable(message)) => complain(&message, 2),
+    }
+}
+
+fn check(config: &Path, quiet: bool) -> Result<ExitCode, Failure> {
+    let warnings = server::check(config)?;
+    if quiet {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let shown = config.display();
+    let warnings: String = warnings.iter().map(|warning| format!("{shown}: warning: {warning}\n")).collect();
+    Ok(print(&format!("{warnings}{shown}: good\n")))
+}
+
+fn doctor(config: Option<&Path>) -> Result<ExitCode, Failure> {
+    let report = server::examine(config)?;
+    print(&report.render(io::stdout().is_terminal()));
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// A reader that went away (`schema | head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn complain(message: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{}", message.trim_end());
+    ExitCode::from(code)
+}

@@ -5,4 +5,5 @@
 
 pub(crate) mod cpu;
 pub(crate) mod event;
+pub(crate) mod inherit;
 pub(crate) mod socket;

@@ -1,0 +1,319 @@
+//! The admin API: HTTP for operators, Prometheus and the agent, on TCP and on a Unix socket.
+//!
+//! It reads the node and sends wishes to the control loop, which answers when they are done. It has no login: the TCP
+//! address is this host's by default, and the Unix socket is its user's.
+
+use std::fs::Permissions;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use proto::config::{Admin, TEXT_BYTES_MAX};
+use serde::Deserialize;
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::apply::{self, Outcome};
+use super::log;
+use super::node::Node;
+use super::refusal::{Cause, Refusal};
+use super::status;
+use crate::metrics;
+
+/// What the control loop is asked for over the API.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// Apply a config.
+    Apply {
+        /// Its text.
+        text: String,
+        /// What came of it.
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    /// Take no new connections from now on; the process stays.
+    Drain {
+        /// When it has begun.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Wishes that may wait for the control loop.
+pub(crate) const WISHES_MAX: usize = 16;
+
+/// What requests to the API are answered with.
+#[derive(Clone)]
+struct Desk {
+    node: Arc<Node>,
+    wishes: mpsc::Sender<Wish>,
+}
+
+/// The API as a service.
+pub(crate) fn router(node: Arc<Node>, wishes: mpsc::Sender<Wish>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .route("/config", get(config).put(put_config))
+        .route("/config/check", post(check_config))
+        .route("/drain", post(drain))
+        .route("/log", get(log_level).put(put_log_level))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing under this path") })
+        .method_not_allowed_fallback(|| async {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not know this method")
+        })
+        .layer(middleware::from_fn(refuse_browsers))
+        .with_state(Desk { node, wishes })
+}
+
+/// A page in a browser on this host can send a simple request here, and the API has no login. Browsers say who they ask
+/// for in `Origin` (RFC 6454, section 7), tools do not.
+async fn refuse_browsers(request: Request, next: Next) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_read && request.headers().contains_key(header::ORIGIN) {
+        return refuse(StatusCode::FORBIDDEN, "requests of web pages are not taken");
+    }
+    next.run(request).await
+}
+
+async fn metrics(State(desk): State<Desk>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], desk.node.metrics()).into_response()
+}
+
+async fn readyz(State(desk): State<Desk>) -> Response {
+    match desk.node.unready() {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", why.message())).into_response(),
+    }
+}
+
+async fn status(State(desk): State<Desk>) -> Response {
+    Json(status::of(&desk.node)).into_response()
+}
+
+async fn config(State(desk): State<Desk>) -> Response {
+    match desk.node.applied() {
+        Some(applied) => {
+            ([(header::CONTENT_TYPE, "application/toml")], applied.text.to_string()).into_response()
+        }
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "no config is applied yet"),
+    }
+}
+
+async fn put_config(State(desk): State<Desk>, body: Body) -> Response {
+    let text = match text_of(body).await {
+        Ok(text) => text,
+        Err(refused) => return refused,
+    };
+    let outcome = ask(&desk, |reply| Wish::Apply { text, reply }).await;
+    match outcome {
+        Some(Ok(outcome)) => Json(outcome).into_response(),
+        Some(Err(refusal)) => refused(&refusal),
+        None => stopping(),
+    }
+}
+
+async fn check_config(body: Body) -> Response {
+    let text = match text_of(body).await {
+        Ok(text) => text,
+        Err(refused) => return refused,
+    };
+    match apply::read(&text) {
+        Ok(config) => Json(json!({ "warnings": apply::warnings(&config) })).into_response(),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+async fn drain(State(desk): State<Desk>) -> Response {
+    match ask(&desk, |reply| Wish::Drain { reply }).await {
+        Some(()) => {
+            let figures = json!({ "draining": true, "streams": desk.node.streams() });
+            (StatusCode::ACCEPTED, Json(figures)).into_response()
+        }
+        None => stopping(),
+    }
+}
+
+/// The body of `PUT /log`, and of its answer.
+#[derive(Deserialize)]
+struct LogRequest {
+    level: String,
+}
+
+async fn log_level(State(desk): State<Desk>) -> Response {
+    Json(json!({ "level": desk.node.log.level().name() })).into_response()
+}
+
+async fn put_log_level(State(desk): State<Desk>, body: Body) -> Response {
+    let text = match text_of(body).await {
+        Ok(text) => text,
+        Err(refused) => return refused,
+    };
+    let wanted = serde_json::from_str(&text).ok().and_then(|LogRequest { level }| log::level_of(&level));
+    let Some(level) = wanted else {
+        let names: Vec<&str> = log::LEVELS.iter().map(|level| level.name()).collect();
+        let message = format!("the body is to be {{\"level\":\"LEVEL\"}}, with one of {}", names.join(", "));
+        return refuse(StatusCode::UNPROCESSABLE_ENTITY, &message);
+    };
+    desk.node.log.set(level);
+    log_level(State(desk)).await
+}
+
+/// Sends a wish to the control loop and waits for its answer; none when the loop has ended.
+async fn ask<T>(desk: &Desk, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    desk.wishes.send(wish(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+async fn text_of(body: Body) -> Result<String, Response> {
+    let bytes = axum::body::to_bytes(body, TEXT_BYTES_MAX).await.map_err(|_| {
+        let message = format!("the body is longer than {TEXT_BYTES_MAX} bytes, or was not sent to its end");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, &message)
+    })?;
+    String::from_utf8(bytes.into())
+        .map_err(|_| refuse(StatusCode::UNPROCESSABLE_ENTITY, "the body is not UTF-8"))
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal.cause() {
+        Cause::Invalid | Cause::Unusable | Cause::Unresolved => StatusCode::UNPROCESSABLE_ENTITY,
+        Cause::Busy => StatusCode::CONFLICT,
+    };
+    (status, Json(refusal)).into_response()
+}
+
+fn stopping() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
+}
+
+/// The shape of every refusal of this API.
+fn refuse(status: StatusCode, message: &str) -> Response {
+    let error = json!({ "path": "", "line": 1, "column": 1, "message": message, "help": null });
+    (status, Json(json!({ "errors": [error] }))).into_response()
+}
+
+/// The sockets that the API listens on.
+#[derive(Debug, Default)]
+pub(crate) struct AdminSockets {
+    /// On `admin.listen`.
+    pub(crate) tcp: Option<(SocketAddr, OwnedFd)>,
+    /// On `admin.socket`.
+    pub(crate) unix: Option<(PathBuf, OwnedFd)>,
+}
+
+/// An admin address that cannot be bound.
+#[derive(Debug)]
+pub(crate) struct AdminFailure {
+    /// `admin.listen` or `admin.socket`.
+    pub(crate) key: &'static str,
+    /// The address.
+    pub(crate) address: proto::config::Bind,
+    /// What the kernel says.
+    pub(crate) error: io::Error,
+}
+
+impl AdminFailure {
+    /// The same as a refusal of the config that wanted it.
+    pub(crate) fn refusal(&self, text: &str) -> Refusal {
+        let AdminFailure { key, address, error } = self;
+        let value = address.to_string();
+        let value = value.strip_prefix("unix:").unwrap_or(&value);
+        let message = format!("the admin API cannot be bound to {value}: {error}");
+        let help = apply::bind_help(address, error);
+        Refusal::at(Cause::Unusable, text, (*key).to_owned(), value, message, &help)
+    }
+}
+
+impl AdminSockets {
+    /// Binds what the config wants; sockets that the previous process had at the same addresses are used.
+    ///
+    /// # Errors
+    /// The address that cannot be bound.
+    pub(crate) fn bind(config: &Admin, inherited: AdminSockets) -> Result<Self, AdminFailure> {
+        let tcp = config.listen.map(|address| match inherited.tcp {
+            Some((of, socket)) if of == address => Ok((address, socket)),
+            Some(_) | None => bind_tcp(address).map(|socket| (address, socket)).map_err(|error| {
+                AdminFailure { key: "admin.listen", address: proto::config::Bind::Tcp(address), error }
+            }),
+        });
+        let unix = config.socket.clone().map(|path| match inherited.unix {
+            Some((of, socket)) if of == path => Ok((path, socket)),
+            Some(_) | None => match bind_unix(&path) {
+                Ok(socket) => Ok((path, socket)),
+                Err(error) => {
+                    Err(AdminFailure { key: "admin.socket", address: proto::config::Bind::Unix(path), error })
+                }
+            },
+        });
+        Ok(AdminSockets { tcp: tcp.transpose()?, unix: unix.transpose()? })
+    }
+
+    /// Serves on all of them in tasks of their own, until `end` says so or its sender is gone; requests that are being
+    /// answered then are answered to the end.
+    ///
+    /// # Errors
+    /// A socket cannot be watched.
+    pub(crate) fn serve(&self, router: &Router, end: &watch::Receiver<bool>) -> io::Result<()> {
+        if let Some((_, socket)) = &self.tcp {
+            let socket = std::net::TcpListener::from(socket.try_clone()?);
+            let serving = axum::serve(tokio::net::TcpListener::from_std(socket)?, router.clone());
+            tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
+        }
+        if let Some((_, socket)) = &self.unix {
+            let socket = std::os::unix::net::UnixListener::from(socket.try_clone()?);
+            let serving = axum::serve(tokio::net::UnixListener::from_std(socket)?, router.clone());
+            tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
+        }
+        Ok(())
+    }
+
+    /// Removes the Unix socket's file, unless another process listens there now: the caller knows.
+    pub(crate) fn unlink(&self) {
+        if let Some((path, _)) = &self.unix {
+            super::sockets::unlink_socket(path);
+        }
+    }
+}
+
+async fn ended(mut end: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end, too.
+    let _ = end.wait_for(|is_ended| *is_ended).await;
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}
+
+/// Binds the path, replacing a file that no process listens on. Nobody but this user may connect, from the first moment:
+/// the mode is set before the socket listens.
+fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(ADMIN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A handful of operators and scrapers.
+const ADMIN_BACKLOG: i32 = 64;

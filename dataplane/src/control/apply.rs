@@ -1,0 +1,335 @@
+//! How a config becomes live: one path, whoever asks.
+//!
+//! ```text
+//! text → Config → names resolved → access log opened → new addresses bound      any failure: refused, nothing changed
+//!      → Snapshot → to every worker → sockets lent and closed → probes follow   nothing fails any more
+//! ```
+//! It decides nothing about when: the control loop calls it, one config at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dataplane_core::snapshot::{Snapshot, diff};
+use dataplane_core::stats::Gauge;
+use proto::config::{Bind, Config};
+use tracing::{info, warn};
+
+use super::access_log::{self, Destination, Writer};
+use super::node::{Applied, Node};
+use super::probe::Prober;
+use super::refusal::{Cause, Refusal};
+use super::resolve::{Host, Resolver, Unresolved};
+use super::sockets::{BindFailure, Change, Inherited, Open, Sockets};
+use crate::protocol::Live;
+use crate::upstream::Shelves;
+use crate::worker::Order;
+
+/// What applies configs, and what it has to remember to apply the next one.
+#[derive(Debug)]
+pub(crate) struct Applier {
+    node: Arc<Node>,
+    sockets: Sockets,
+    /// Sockets of the process that this one took over from, until the first config has taken what it can use.
+    inherited: Vec<Inherited>,
+    resolver: Resolver,
+    prober: Prober,
+    access: Option<Writer>,
+    /// The first config: what cannot be changed at run time is as it says.
+    first: Option<Arc<Config>>,
+}
+
+/// A config that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Outcome {
+    /// Its generation.
+    pub(crate) generation: u64,
+    /// What the operator should know, one sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A config for which everything that can fail has been done.
+struct Prepared {
+    config: Arc<Config>,
+    change: Change,
+    /// Where the access log goes from now on; none: nowhere, or on as before.
+    destination: Option<Destination>,
+}
+
+/// Reads and checks a text as [`Applier::apply`] does.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn read(text: &str) -> Result<Config, Refusal> {
+    Ok(Config::parse_with_process_env(text, &hostname())?)
+}
+
+/// What is allowed but probably not meant, on this host too.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = config.warnings();
+    warnings.extend(unavailable_congestion(config));
+    warnings
+}
+
+impl Applier {
+    /// For a node that has no config yet.
+    pub(crate) fn new(node: Arc<Node>, inherited: Vec<Inherited>) -> Self {
+        let sockets = Sockets::new(node.workers.count());
+        Applier {
+            node,
+            sockets,
+            inherited,
+            resolver: Resolver::default(),
+            prober: Prober::default(),
+            access: None,
+            first: None,
+        }
+    }
+
+    /// Applies a config, or changes nothing.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub(crate) async fn apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
+        let result = self.try_apply(text).await;
+        match &result {
+            Ok(outcome) => {
+                self.node.count_apply();
+                info!(generation = outcome.generation, "config applied");
+                outcome.warnings.iter().for_each(|warning| warn!("{warning}"));
+            }
+            Err(refusal) => {
+                self.node.count_refusal();
+                warn!(reason = refusal.summary(), "config refused, nothing has changed");
+            }
+        }
+        result
+    }
+
+    async fn try_apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
+        let config = Arc::new(read(text)?);
+        self.resolver
+            .learn(&config)
+            .await
+            .map_err(|unresolved| unresolved_name(text, &config, unresolved))?;
+        let before = self.node.applied();
+        let before = before.as_ref().map(|applied| applied.live.snapshot.as_ref());
+        let prepared = self.prepare(text, config, before.map(|snapshot| snapshot.config.as_ref()))?;
+        let mut warnings = warnings(&prepared.config);
+        warnings.extend(
+            self.first.as_deref().map(|first| until_next_start(first, &prepared.config)).unwrap_or_default(),
+        );
+        let generation = before.map_or(1, |snapshot| snapshot.generation + 1);
+        self.commit(text, prepared, generation, before)?;
+        Ok(Outcome { generation, warnings })
+    }
+
+    /// Everything that can fail, but for the names.
+    fn prepare(
+        &mut self,
+        text: &str,
+        config: Arc<Config>,
+        before: Option<&Config>,
+    ) -> Result<Prepared, Refusal> {
+        let plan = diff(before, &config);
+        let same_log = before.is_some_and(|before| before.log.access == config.log.access);
+        let destination = if same_log {
+            None
+        } else {
+            access_log::open(&config.log.access).map_err(|error| unusable_log(text, &config, &error))?
+        };
+        let change = self
+            .sockets
+            .prepare(&plan.listeners, &config, &mut self.inherited)
+            .map_err(|failure| unbound(text, &config, &failure))?;
+        Ok(Prepared { config, change, destination })
+    }
+
+    fn commit(
+        &mut self,
+        text: &str,
+        prepared: Prepared,
+        generation: u64,
+        before: Option<&Snapshot>,
+    ) -> Result<(), Refusal> {
+        let Prepared { config, change, destination } = prepared;
+        self.follow_log(&config, destination).map_err(|error| unusable_log(text, &config, &error))?;
+        if before.is_none_or(|before| before.config.log.level != config.log.level) {
+            self.node.log.set(config.log.level);
+        }
+        self.node.admission.reconfigure(&config.limits);
+        self.resolver.follow(&config);
+        self.first.get_or_insert_with(|| Arc::clone(&config));
+        let live = self.build(config, generation, before);
+        self.node.workers.post_all(|| Order::Apply(Arc::clone(&live)));
+        self.sockets.commit(change, &self.node.workers);
+        // What the first config had no use for is closed; the process it came from still has it.
+        self.inherited.clear();
+        self.prober.follow(&live.snapshot);
+        self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound() });
+        Ok(())
+    }
+
+    fn follow_log(&mut self, config: &Config, destination: Option<Destination>) -> std::io::Result<()> {
+        match (destination, &self.access) {
+            (Some(destination), Some(writer)) => writer.write_to(destination),
+            (Some(destination), None) => self.access = Some(Writer::start(destination)?),
+            (None, _) if config.log.access == proto::config::AccessLog::Off => self.access = None,
+            (None, _) => {}
+        }
+        Ok(())
+    }
+
+    fn build(&self, config: Arc<Config>, generation: u64, before: Option<&Snapshot>) -> Arc<Live> {
+        let workers = self.node.workers.count();
+        let known = before.map(Snapshot::health).unwrap_or_default();
+        let resolved = self.resolver.endpoints(&config, &known);
+        let snapshot = Arc::new(Snapshot::build(config, generation, resolved, before, workers));
+        let applied = self.node.applied();
+        let endpoints = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        let shelves: HashMap<_, _> = endpoints
+            .map(|endpoint| {
+                let id = endpoint.resolved.id;
+                let kept = applied.as_ref().and_then(|applied| applied.live.shelves.get(&id));
+                (id, kept.map_or_else(|| Arc::new(Shelves::new(workers)), Arc::clone))
+            })
+            .collect();
+        let access = self.access.as_ref().map(|writer| Arc::clone(writer.queue()));
+        let exchanges = (0..workers).map(|_| Gauge::default()).collect();
+        Arc::new(Live { snapshot, shelves, access, exchanges })
+    }
+
+    /// Names that are to be looked up again now.
+    pub(crate) fn take_due_names(&mut self) -> Vec<Host> {
+        self.resolver.take_due()
+    }
+
+    /// What came of a look-up. Other addresses than before are served at once, as the same generation.
+    pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<std::net::SocketAddr>>) {
+        if !self.resolver.handle_answer(host, answer) {
+            return;
+        }
+        let Some(applied) = self.node.applied() else { return };
+        let before = &applied.live.snapshot;
+        let live = self.build(Arc::clone(&before.config), before.generation, Some(before));
+        self.node.workers.post_all(|| Order::Apply(Arc::clone(&live)));
+        self.prober.follow(&live.snapshot);
+        let (text, bound) = (Arc::clone(&applied.text), applied.bound.clone());
+        self.node.serve(Applied { live, text, bound });
+    }
+
+    /// Gives a worker that was started again all that it has lost.
+    pub(crate) fn equip(&self, worker: usize) {
+        let Some(applied) = self.node.applied() else { return };
+        self.node.workers.post(worker, Order::Apply(Arc::clone(&applied.live)));
+        if self.node.is_draining() {
+            self.node.workers.post(worker, Order::Drain);
+        } else {
+            self.sockets.lend_to(&self.node.workers, worker);
+        }
+    }
+
+    /// Opens the access log's file again.
+    pub(crate) fn reopen_log(&self) {
+        if let Some(writer) = &self.access {
+            writer.reopen();
+        }
+    }
+
+    /// The listening sockets, for a process that takes over.
+    pub(crate) fn sockets(&self) -> &[Open] {
+        self.sockets.open()
+    }
+
+    /// Takes no new connections from now on. `hand_over`: another process has the sockets, and their paths stay.
+    pub(crate) fn drain(&mut self, hand_over: bool) {
+        self.node.begin_drain();
+        self.node.workers.post_all(|| Order::Drain);
+        self.sockets.close(!hand_over);
+    }
+}
+
+/// The host's name, which is the node's id unless the config has one.
+pub(crate) fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+fn unresolved_name(text: &str, config: &Config, unresolved: Unresolved) -> Refusal {
+    let Unresolved { host: (name, port), error } = unresolved;
+    let value = format!("{name}:{port}");
+    let place = config.clusters.iter().enumerate().find_map(|(cluster, of)| {
+        let endpoint = of.endpoints.iter().position(|endpoint| endpoint.address.to_string() == value)?;
+        Some(format!("clusters[{cluster}].endpoints[{endpoint}].address"))
+    });
+    let help = "check the name with `getent ahosts`, or write an IP address";
+    let message = format!("the name {name} cannot be resolved: {error}");
+    Refusal::at(Cause::Unresolved, text, place.unwrap_or_default(), &value, message, help)
+}
+
+fn unusable_log(text: &str, config: &Config, error: &std::io::Error) -> Refusal {
+    let value = match &config.log.access {
+        proto::config::AccessLog::File(path) => path.display().to_string(),
+        proto::config::AccessLog::Stdout => "stdout".to_owned(),
+        proto::config::AccessLog::Off => "off".to_owned(),
+    };
+    let message = format!("the access log {value} cannot be opened: {error}");
+    let help = "write a file in a folder that this user may write to, \"stdout\" or \"off\"";
+    Refusal::at(Cause::Unusable, text, "log.access".to_owned(), &value, message, help)
+}
+
+fn unbound(text: &str, config: &Config, failure: &BindFailure) -> Refusal {
+    let BindFailure { at, error } = failure;
+    let place = config.listeners.iter().position(|listener| listener.name == at.listener);
+    let path = place.map_or_else(String::new, |place| format!("listeners[{place}].bind"));
+    let message = format!("the listener \"{}\" cannot be bound to {}: {error}", at.listener, at.bind);
+    Refusal::at(Cause::Unusable, text, path, &at.bind.to_string(), message, &bind_help(&at.bind, error))
+}
+
+/// What to do about an address that cannot be bound.
+pub(crate) fn bind_help(bind: &Bind, error: &std::io::Error) -> String {
+    let in_use = match bind {
+        Bind::Tcp(address) => format!("`ss -ltnp 'sport = :{}'` shows who has it", address.port()),
+        Bind::Unix(path) => format!("`ss -lxp src {}` shows who has it", path.display()),
+    };
+    let kind = error.kind();
+    if kind == std::io::ErrorKind::AddrInUse {
+        in_use
+    } else if kind == std::io::ErrorKind::PermissionDenied {
+        "ports below 1024 need CAP_NET_BIND_SERVICE, a path needs a folder that this user may write to"
+            .to_owned()
+    } else if kind == std::io::ErrorKind::AddrNotAvailable {
+        "the host does not have this address: see `ip address`".to_owned()
+    } else {
+        "write another address".to_owned()
+    }
+}
+
+/// What a running process does not change.
+fn until_next_start(first: &Config, now: &Config) -> Vec<String> {
+    let sections = [("runtime", first.runtime != now.runtime), ("admin", first.admin != now.admin)];
+    let changed = sections.into_iter().filter(|(_, is_changed)| *is_changed);
+    changed.map(|(section, _)| format!("[{section}] takes effect at the next start or upgrade")).collect()
+}
+
+/// Congestion control algorithms that the kernel does not have loaded: sockets keep its default then.
+fn unavailable_congestion(config: &Config) -> Vec<String> {
+    let Ok(available) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control") else {
+        return Vec::new();
+    };
+    let of_listeners = config.listeners.iter().map(|listener| ("listener", &listener.name, &listener.socket));
+    let of_clusters = config.clusters.iter().map(|cluster| ("cluster", &cluster.name, &cluster.socket));
+    of_listeners
+        .chain(of_clusters)
+        .filter_map(|(kind, name, socket)| {
+            let wanted = socket.congestion.as_deref()?;
+            let is_there = available.split_whitespace().any(|one| one == wanted);
+            (!is_there).then(|| {
+                format!(
+                    "the {kind} \"{name}\" wants the congestion control {wanted}, which this kernel does not have \
+                     loaded (`modprobe tcp_{wanted}`): its default is used"
+                )
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,374 @@
+//! The control thread: it applies configs, serves the admin API, hears signals, watches the workers and the origins.
+//!
+//! One ordinary tokio runtime on the main thread, and one loop that does one thing after another, so that no two of
+//! them meet: a reload in the middle of an upgrade, a drain in the middle of a reload. It never touches a client's byte.
+
+mod access_log;
+mod admin;
+mod apply;
+pub mod doctor;
+mod log;
+mod node;
+mod probe;
+mod refusal;
+mod resolve;
+mod signals;
+mod sockets;
+mod status;
+mod systemd;
+mod upgrade;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::config::Config;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use admin::{AdminSockets, Wish};
+use apply::Applier;
+use refusal::{Cause, Refusal};
+use resolve::Host;
+use signals::Signals;
+
+pub(crate) use apply::{hostname, warnings};
+pub(crate) use log::{LogSwitch, start as start_log};
+pub(crate) use node::Node;
+pub(crate) use upgrade::{Inheritance, Origin};
+
+/// How often workers and names are looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a drain looks whether it is through.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A drain takes at least this long: the workers have to hear of it, and to empty the queues of their sockets.
+const DRAIN_AT_LEAST: Duration = Duration::from_millis(250);
+/// Connections without an exchange may stay this long into a drain: a client may be about to use one.
+const DRAIN_IDLE_FOR: Duration = Duration::from_secs(5);
+/// How long workers may take to begin, and to end.
+const WORKERS_WITHIN: Duration = Duration::from_secs(5);
+/// Look-ups whose answers may wait for the loop.
+const ANSWERS_MAX: usize = 64;
+
+/// Why the data plane did not run, or stopped running.
+#[derive(Debug)]
+pub enum Failure {
+    /// Arguments or a config that cannot be used, whoever tries: exit code 2.
+    Unusable(String),
+    /// Something failed that may not fail the next time: exit code 1.
+    Failed(String),
+}
+
+/// What the control thread begins with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Where the config is.
+    pub(crate) path: PathBuf,
+    /// What was read from there, or left by the process that this one takes over from.
+    pub(crate) text: String,
+    /// The same, checked.
+    pub(crate) config: Config,
+    /// Workers that run, and wait for a config.
+    pub(crate) node: Arc<Node>,
+    /// How this process was started.
+    pub(crate) origin: Origin,
+    /// What the process before this one left.
+    pub(crate) inheritance: Inheritance,
+}
+
+/// Runs the node until it is told to end.
+///
+/// # Errors
+/// The first config cannot be applied, or the control thread cannot begin its work.
+pub(crate) async fn run(start: Start) -> Result<(), Failure> {
+    let control = Control::begin(start).await?;
+    control.serve().await;
+    Ok(())
+}
+
+/// The control loop's state.
+struct Control {
+    node: Arc<Node>,
+    path: PathBuf,
+    origin: Origin,
+    applier: Applier,
+    admin: AdminSockets,
+    /// Ends the admin API.
+    admin_end: watch::Sender<bool>,
+    signals: Signals,
+    wishes: mpsc::Receiver<Wish>,
+    answers: mpsc::Receiver<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
+    /// Lent to look-ups.
+    answer_to: mpsc::Sender<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
+    /// A new process that is starting.
+    upgrade: Option<JoinHandle<io::Result<()>>>,
+    /// The config came over the API, so the file has another one.
+    is_from_api: bool,
+    /// How often each worker had been started again when it was last given its sockets.
+    restarts: Vec<u64>,
+}
+
+impl Control {
+    /// From here on the node serves.
+    async fn begin(start: Start) -> Result<Self, Failure> {
+        let Start { path, text, config, node, origin, mut inheritance } = start;
+        let signals = Signals::listen().map_err(|error| failed("signals cannot be heard", &error))?;
+        let is_takeover = inheritance.is_some();
+        let is_from_api = inheritance.config.is_some();
+        await_workers(&node).await?;
+        let inherited = std::mem::take(&mut inheritance.admin);
+        let admin = AdminSockets::bind(&config.admin, inherited).map_err(|failure| {
+            Failure::Unusable(failure.refusal(&text).render(&name(&path), &text, false))
+        })?;
+        let mut applier = Applier::new(Arc::clone(&node), std::mem::take(&mut inheritance.listeners));
+        if let Err(refusal) = applier.apply(&text).await {
+            if !is_takeover {
+                admin.unlink();
+            }
+            return Err(first_refused(&refusal, &path, &text));
+        }
+        let (admin_end, ended) = watch::channel(false);
+        let (wish_to, wishes) = mpsc::channel(admin::WISHES_MAX);
+        let (answer_to, answers) = mpsc::channel(ANSWERS_MAX);
+        admin
+            .serve(&admin::router(Arc::clone(&node), wish_to), &ended)
+            .map_err(|error| failed("the admin API cannot be served", &error))?;
+        tokio::spawn(systemd::feed_watchdog(node.worker_stats.clone()));
+        info!(
+            pid = std::process::id(),
+            driver = node.mode.as_str(),
+            workers = node.workers.count(),
+            is_takeover,
+            "serving"
+        );
+        // systemd first: it has to know the new main process before the old one ends.
+        systemd::ready();
+        inheritance.tell_ready();
+        let restarts = node.workers.restarts();
+        Ok(Control {
+            node,
+            path,
+            origin,
+            applier,
+            admin,
+            admin_end,
+            signals,
+            wishes,
+            answers,
+            answer_to,
+            upgrade: None,
+            is_from_api,
+            restarts,
+        })
+    }
+
+    /// Does what is asked for, one thing after another, until one of them is to end.
+    async fn serve(mut self) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                signal = self.signals.next() => match signal {
+                    signals::Wish::Reload => self.reload().await,
+                    signals::Wish::Upgrade => self.begin_upgrade(),
+                    signals::Wish::DrainAndStop => return self.drain_and_stop(false).await,
+                    signals::Wish::Stop => return self.stop(true).await,
+                },
+                Some(wish) = self.wishes.recv() => self.grant(wish).await,
+                Some((host, answer)) = self.answers.recv() => self.applier.handle_answer(&host, answer),
+                outcome = finished(&mut self.upgrade) => {
+                    self.upgrade = None;
+                    match outcome {
+                        Ok(()) => return self.drain_and_stop(true).await,
+                        Err(error) => error!(%error, "the upgrade failed, this process goes on"),
+                    }
+                }
+                _ = look.tick() => self.look_after(),
+            }
+        }
+    }
+
+    /// SIGHUP: the file again, and the access log's file again. Also ends what systemd was told began.
+    async fn reload(&mut self) {
+        systemd::reloading();
+        self.applier.reopen_log();
+        match std::fs::read_to_string(&self.path) {
+            Ok(text) => {
+                // A refusal is told of where it happens.
+                if self.apply(&text).await.is_ok() {
+                    self.is_from_api = false;
+                }
+            }
+            Err(error) => {
+                warn!(path = %self.path.display(), %error, "the config cannot be read, nothing has changed")
+            }
+        }
+        systemd::ready();
+    }
+
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Apply { text, reply } => {
+                let outcome = self.apply(&text).await;
+                self.is_from_api |= outcome.is_ok();
+                // Who asked may have gone away: the config is applied all the same.
+                let _ = reply.send(outcome);
+            }
+            Wish::Drain { reply } => {
+                if !self.node.is_draining() {
+                    info!("draining: no new connections are taken");
+                    self.applier.drain(false);
+                }
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn apply(&mut self, text: &str) -> Result<apply::Outcome, Refusal> {
+        if self.upgrade.is_some() {
+            return Err(Refusal::busy("an upgrade is under way: send the config to the new process"));
+        }
+        if self.node.is_draining() {
+            return Err(Refusal::busy("the node is draining"));
+        }
+        self.applier.apply(text).await
+    }
+
+    /// SIGUSR2.
+    fn begin_upgrade(&mut self) {
+        if self.upgrade.is_some() || self.node.is_draining() {
+            warn!("an upgrade or a drain is under way, another upgrade is not begun");
+            return;
+        }
+        let applied = self.node.applied();
+        let text = applied.as_ref().filter(|_| self.is_from_api).map(|applied| applied.text.as_ref());
+        match self.origin.upgrade(self.applier.sockets(), &self.admin, text) {
+            Ok(mut upgrade) => {
+                info!(pid = upgrade.pid(), "a new process was started, and takes over when it serves");
+                self.upgrade = Some(tokio::spawn(async move { upgrade.ready().await }));
+            }
+            Err(error) => error!(%error, "the upgrade failed, this process goes on"),
+        }
+    }
+
+    /// Workers that were started again get their sockets back; names are looked up again.
+    fn look_after(&mut self) {
+        let restarts = self.node.workers.restarts();
+        for (worker, (now, before)) in restarts.iter().zip(&self.restarts).enumerate() {
+            if now != before {
+                self.applier.equip(worker);
+            }
+        }
+        self.restarts = restarts;
+        for host in self.applier.take_due_names() {
+            let answer_to = self.answer_to.clone();
+            tokio::spawn(async move {
+                let answer = resolve::look_up(&host).await;
+                // Fails only when the loop has ended.
+                let _ = answer_to.send((host, answer)).await;
+            });
+        }
+    }
+
+    /// Lets exchanges finish, as long as the config says. `handed_over`: another process has the sockets.
+    async fn drain_and_stop(mut self, handed_over: bool) {
+        let drain_timeout =
+            self.node.applied().map(|applied| applied.live.snapshot.config.limits.drain_timeout);
+        let began = Instant::now();
+        info!(
+            streams = self.node.streams(),
+            handed_over, "draining: the process ends when its exchanges have"
+        );
+        if handed_over {
+            self.admin_end.send_replace(true);
+        } else {
+            systemd::stopping();
+        }
+        self.applier.drain(handed_over);
+        let mut look = interval(DRAIN_LOOK_EVERY);
+        while !self.is_drained(began.elapsed()) {
+            if drain_timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+                warn!(streams = self.node.streams(), "the drain took too long, its exchanges are cut");
+                break;
+            }
+            tokio::select! {
+                signal = self.signals.next() => if signal == signals::Wish::Stop { break },
+                Some(wish) = self.wishes.recv() => self.grant(wish).await,
+                _ = look.tick() => {}
+            }
+        }
+        self.stop(!handed_over).await;
+    }
+
+    fn is_drained(&self, since: Duration) -> bool {
+        let is_idle = self.node.streams() == 0;
+        let is_empty = self.node.connections() == 0;
+        since >= DRAIN_AT_LEAST && is_idle && (is_empty || since >= DRAIN_IDLE_FOR)
+    }
+
+    /// Ends the workers. `owns_paths`: nobody else listens on the paths of the Unix sockets.
+    async fn stop(mut self, owns_paths: bool) {
+        if !self.node.is_draining() {
+            self.applier.drain(!owns_paths);
+        }
+        self.admin_end.send_replace(true);
+        if owns_paths {
+            self.admin.unlink();
+        }
+        self.node.workers.post_all(|| crate::worker::Order::Stop);
+        let ended = async {
+            let mut look = interval(DRAIN_LOOK_EVERY);
+            while !self.node.workers.have_ended() {
+                look.tick().await;
+            }
+        };
+        if tokio::time::timeout(WORKERS_WITHIN, ended).await.is_err() {
+            warn!("a worker does not end, the process ends without it");
+        }
+        info!("stopped");
+    }
+}
+
+/// Waits for a new process, if there is one that is starting.
+async fn finished(upgrade: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    match upgrade {
+        Some(task) => task.await.map_err(io::Error::other)?,
+        None => std::future::pending().await,
+    }
+}
+
+/// Workers have to turn before anything is bound: a ring that cannot be set up is a failed start, not a deaf node.
+async fn await_workers(node: &Node) -> Result<(), Failure> {
+    let running = async {
+        let mut look = interval(Duration::from_millis(2));
+        while !node.workers.are_running() && !node.workers.have_ended() {
+            look.tick().await;
+        }
+    };
+    let in_time = tokio::time::timeout(WORKERS_WITHIN, running).await.is_ok();
+    if in_time && node.workers.are_running() {
+        return Ok(());
+    }
+    Err(Failure::Failed("the workers cannot run: the log above says why".to_owned()))
+}
+
+fn first_refused(refusal: &Refusal, path: &Path, text: &str) -> Failure {
+    let rendered = refusal.render(&name(path), text, false);
+    match refusal.cause() {
+        Cause::Invalid | Cause::Unusable => Failure::Unusable(rendered),
+        // Another start may find a resolver that answers.
+        Cause::Unresolved | Cause::Busy => Failure::Failed(rendered),
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{what}: {error}"))
+}
+
+/// The file's name as messages have it.
+pub(crate) fn name(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,301 @@
+//! The listening sockets of all listeners. The control thread owns them and lends each worker a duplicate: so a worker
+//! that had to be started again gets them back, and a new process can take them over.
+//!
+//! A TCP address has one socket per worker (`SO_REUSEPORT`), each with a queue of its own; a Unix path has one socket
+//! that all workers accept on. A change is prepared first, which binds what is new and may fail, and then made, which
+//! cannot.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use dataplane_core::snapshot::plan::{BindAt, ListenerChanges};
+use proto::config::{Bind, Config, SocketOptions};
+use socket2::{Domain, Socket, Type};
+
+use super::node::Bound;
+use crate::sys::socket;
+use crate::worker::{Order, Workers};
+
+/// Everything that is bound.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    workers: usize,
+    open: Vec<Open>,
+}
+
+/// One bound address.
+#[derive(Debug)]
+pub(crate) struct Open {
+    /// The listener and the address as configured.
+    pub(crate) at: BindAt,
+    /// What the sockets were opened with.
+    pub(crate) options: SocketOptions,
+    /// One per worker or more for TCP, one for a Unix path.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Another process bound it, which may still listen there.
+    pub(crate) is_inherited: bool,
+}
+
+/// What another process left of one address.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// The listener and the address, as that process had them.
+    pub(crate) at: BindAt,
+    /// As [`options_text`] has them.
+    pub(crate) options: String,
+    /// The sockets.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// The options in the words of `Debug`, to be compared between processes: where a new version has other options than
+/// the old one they differ, and the sockets are opened anew.
+pub(crate) fn options_text(options: &SocketOptions) -> String {
+    format!("{options:?}")
+}
+
+/// A change that is ready to be made: everything new is bound. Dropped, it unbinds that again.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    opened: Vec<Open>,
+    /// As they are now, to be closed.
+    closed: Vec<BindAt>,
+    /// From what they are now to what they will be; their sockets stay.
+    renamed: Vec<(BindAt, BindAt)>,
+}
+
+/// An address that cannot be bound.
+#[derive(Debug)]
+pub(crate) struct BindFailure {
+    /// The listener and the address.
+    pub(crate) at: BindAt,
+    /// What the kernel says.
+    pub(crate) error: io::Error,
+}
+
+impl Sockets {
+    /// None yet, for so many workers.
+    pub(crate) fn new(workers: usize) -> Self {
+        Sockets { workers, open: Vec::new() }
+    }
+
+    /// All of them.
+    pub(crate) fn open(&self) -> &[Open] {
+        &self.open
+    }
+
+    /// What is bound, with the addresses that the kernel gave.
+    pub(crate) fn bound(&self) -> Vec<Bound> {
+        self.open.iter().map(Open::bound).collect()
+    }
+
+    /// Binds what `config` needs and is not there. `inherited` are sockets of the process that this one takes over
+    /// from: what fits is taken out of it.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound; nothing stays bound then.
+    pub(crate) fn prepare(
+        &self,
+        changes: &ListenerChanges,
+        config: &Config,
+        inherited: &mut Vec<Inherited>,
+    ) -> Result<Change, BindFailure> {
+        let mut change = Change::default();
+        change.closed.clone_from(&changes.closed);
+        for at in changes.opened.iter().chain(&changes.changed) {
+            let options = options_of(config, at);
+            match self.find(at) {
+                Some(open) if open.keeps_with(&options) => {
+                    if open.at != *at {
+                        change.renamed.push((open.at.clone(), at.clone()));
+                    }
+                }
+                found => {
+                    change.closed.extend(found.map(|open| open.at.clone()));
+                    let is_ours = self.has_port(&at.bind, inherited, &change.opened);
+                    let adopted = take_fitting(inherited, at, &options);
+                    let opened = self.bind(at, &options, adopted, is_ours);
+                    change.opened.push(opened.map_err(|error| BindFailure { at: at.clone(), error })?);
+                }
+            }
+        }
+        Ok(change)
+    }
+
+    /// Makes the change. Workers must have the config that it belongs to before this is called.
+    pub(crate) fn commit(&mut self, mut change: Change, workers: &Workers) {
+        let opened = std::mem::take(&mut change.opened);
+        // First all that stops: the same listener and address may come again with other sockets, which are bound by
+        // now and already take new connections into their queues.
+        for at in change.closed.iter().chain(change.renamed.iter().map(|(before, _)| before)) {
+            workers.post_all(|| Order::Unlisten { listener: at.listener.clone(), bind: at.bind.clone() });
+        }
+        for at in std::mem::take(&mut change.closed) {
+            let is_reopened = opened.iter().any(|open| open.at.bind == at.bind);
+            self.open.retain(|open| open.at != at);
+            if !is_reopened {
+                unlink(&at.bind);
+            }
+        }
+        for (before, after) in std::mem::take(&mut change.renamed) {
+            if let Some(open) = self.open.iter_mut().find(|open| open.at == before) {
+                open.at = after;
+                open.lend_to_all(workers);
+            }
+        }
+        for open in opened {
+            open.lend_to_all(workers);
+            self.open.push(open);
+        }
+    }
+
+    /// Gives one worker its sockets, all of them.
+    pub(crate) fn lend_to(&self, workers: &Workers, worker: usize) {
+        self.open.iter().for_each(|open| open.lend(workers, |of| of == worker));
+    }
+
+    /// Closes all of them here; workers close theirs when they are told to drain. `unlink_paths` removes the files of
+    /// Unix sockets too, which must not be done when another process listens there now.
+    pub(crate) fn close(&mut self, unlink_paths: bool) {
+        for open in self.open.drain(..) {
+            if unlink_paths {
+                unlink(&open.at.bind);
+            }
+        }
+    }
+
+    fn find(&self, at: &BindAt) -> Option<&Open> {
+        self.open.iter().find(|open| is_same_socket(&open.at, at))
+    }
+
+    /// Opens what is missing. `is_ours`: the port is one of ours already, so that nobody else can have it.
+    fn bind(
+        &self,
+        at: &BindAt,
+        options: &SocketOptions,
+        adopted: Option<Vec<OwnedFd>>,
+        is_ours: bool,
+    ) -> io::Result<Open> {
+        let is_inherited = adopted.is_some();
+        let mut fds = adopted.unwrap_or_default();
+        match &at.bind {
+            Bind::Unix(path) if fds.is_empty() => fds.push(socket::listen_unix(path, options)?),
+            Bind::Unix(_) => {}
+            Bind::Tcp(address) => {
+                if !is_ours {
+                    refuse_taken(*address)?;
+                }
+                while fds.len() < self.workers {
+                    let actual = fds.first().map(socket::local_address).transpose()?.flatten();
+                    fds.push(socket::listen_tcp(actual.unwrap_or(*address), options)?);
+                }
+            }
+        }
+        Ok(Open { at: at.clone(), options: options.clone(), fds, is_inherited })
+    }
+
+    /// Whether a socket that this process has, was left or has just opened has this port, on whatever address.
+    fn has_port(&self, bind: &Bind, inherited: &[Inherited], opened: &[Open]) -> bool {
+        let Bind::Tcp(address) = bind else { return false };
+        let ours = self.open.iter().chain(opened).map(|open| &open.at.bind);
+        let mut known = ours.chain(inherited.iter().map(|left| &left.at.bind));
+        address.port() != 0
+            && known.any(|known| matches!(known, Bind::Tcp(known) if known.port() == address.port()))
+    }
+}
+
+impl Open {
+    /// Whether the sockets can stay as they are under these options. Of a Unix socket only the backlog could change,
+    /// and that is not worth a moment without the socket.
+    fn keeps_with(&self, options: &SocketOptions) -> bool {
+        matches!(self.at.bind, Bind::Unix(_)) || self.options == *options
+    }
+
+    fn bound(&self) -> Bound {
+        let actual = self.fds.first().and_then(|fd| socket::local_address(fd).ok().flatten());
+        Bound {
+            listener: self.at.listener.clone(),
+            actual: actual.map_or_else(|| self.at.bind.clone(), Bind::Tcp),
+        }
+    }
+
+    fn lend_to_all(&self, workers: &Workers) {
+        self.lend(workers, |_| true);
+    }
+
+    /// Each TCP socket goes to one worker, several to the same one where there are more sockets than workers: none may
+    /// be left without anybody who accepts on it.
+    fn lend(&self, workers: &Workers, is_wanted: impl Fn(usize) -> bool) {
+        let count = workers.count();
+        let pairs: Vec<(usize, &OwnedFd)> = match self.at.bind {
+            Bind::Tcp(_) => self.fds.iter().enumerate().map(|(place, fd)| (place % count, fd)).collect(),
+            Bind::Unix(_) => {
+                (0..count).flat_map(|worker| self.fds.iter().map(move |fd| (worker, fd))).collect()
+            }
+        };
+        for (worker, fd) in pairs.into_iter().filter(|(worker, _)| is_wanted(*worker)) {
+            let BindAt { listener, bind } = self.at.clone();
+            match fd.try_clone() {
+                Ok(socket) => workers.post(worker, Order::Listen { listener, bind, socket }),
+                Err(error) => {
+                    tracing::error!(worker, listener, %bind, %error, "a worker cannot be lent its listening socket")
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Change {
+    /// Only what was not committed is still there.
+    fn drop(&mut self) {
+        self.opened.iter().filter(|open| !open.is_inherited).for_each(|open| unlink(&open.at.bind));
+    }
+}
+
+/// Sockets of another process for this address; TCP ones that were opened with other options are of no use.
+fn take_fitting(
+    inherited: &mut Vec<Inherited>,
+    at: &BindAt,
+    options: &SocketOptions,
+) -> Option<Vec<OwnedFd>> {
+    let options = options_text(options);
+    let place = inherited.iter().position(|left| {
+        let keeps = matches!(left.at.bind, Bind::Unix(_)) || left.options == options;
+        is_same_socket(&left.at, at) && keeps && !left.fds.is_empty()
+    })?;
+    Some(inherited.swap_remove(place).fds)
+}
+
+/// Addresses are unique over all listeners, but for port 0: there the listener tells.
+fn is_same_socket(one: &BindAt, other: &BindAt) -> bool {
+    let is_any_port = matches!(one.bind, Bind::Tcp(address) if address.port() == 0);
+    one.bind == other.bind && (!is_any_port || one.listener == other.listener)
+}
+
+fn options_of(config: &Config, at: &BindAt) -> SocketOptions {
+    let listener = config.listeners.iter().find(|listener| listener.name == at.listener);
+    listener.map_or_else(SocketOptions::listener, |listener| listener.socket.clone())
+}
+
+/// `SO_REUSEPORT` would let two processes of one user share an address without a word. So an address that is new to
+/// this process is first tried without it.
+fn refuse_taken(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
+}
+
+fn unlink(bind: &Bind) {
+    if let Bind::Unix(path) = bind {
+        unlink_socket(path);
+    }
+}
+
+/// Removes the file of a Unix socket. Failure means that it is gone already, or that the next start has to replace it.
+pub(crate) fn unlink_socket(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}

@@ -1,0 +1,172 @@
+//! `GET /status`: the node in one JSON document, for people and for the agent. Figures over time are `/metrics`'.
+
+use dataplane_core::snapshot::{ClusterEntry, EndpointEntry, ListenerEntry};
+use dataplane_core::stats::EndpointStats;
+use serde::Serialize;
+
+use super::node::{Applied, Generation, Node};
+use crate::metrics::process::Process;
+
+/// The document.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    version: &'static str,
+    pid: u32,
+    ready: bool,
+    draining: bool,
+    generation: u64,
+    generations: Vec<Generation>,
+    node: Option<NodeStatus>,
+    workers: usize,
+    driver: &'static str,
+    connections: u64,
+    streams: u64,
+    listeners: Vec<ListenerStatus>,
+    clusters: Vec<ClusterStatus>,
+    threads: Vec<ThreadStatus>,
+    memory: MemoryStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeStatus {
+    id: String,
+    role: &'static str,
+    region: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ListenerStatus {
+    name: String,
+    protocol: &'static str,
+    /// As bound.
+    addresses: Vec<String>,
+    connections: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ClusterStatus {
+    name: String,
+    policy: &'static str,
+    protocol: &'static str,
+    endpoints: Vec<EndpointStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct EndpointStatus {
+    /// As configured.
+    name: String,
+    /// As resolved.
+    address: String,
+    healthy: bool,
+    weight: u32,
+    streams: u64,
+    idle_connections: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ThreadStatus {
+    worker: usize,
+    connections: u64,
+    streams: u64,
+    restarts: u64,
+    tick: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryStatus {
+    rss_bytes: u64,
+    /// Of all workers: what is lent to connections now.
+    buffers: u64,
+    buffer_bytes: u64,
+    /// How many connections there may be.
+    connections_max: u32,
+}
+
+/// The node as it is now.
+pub(crate) fn of(node: &Node) -> Status {
+    let applied = node.applied();
+    let applied = applied.as_deref();
+    let snapshot = applied.map(|applied| applied.live.snapshot.as_ref());
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        ready: node.unready().is_none(),
+        draining: node.is_draining(),
+        generation: snapshot.map_or(0, |snapshot| snapshot.generation),
+        generations: node.generations(),
+        node: snapshot.map(|snapshot| NodeStatus {
+            id: snapshot.config.node.id.clone(),
+            role: snapshot.config.node.role.name(),
+            region: snapshot.config.node.region.clone(),
+        }),
+        workers: node.workers.count(),
+        driver: node.mode.as_str(),
+        connections: node.connections(),
+        streams: node.streams(),
+        listeners: applied.map(listeners).unwrap_or_default(),
+        clusters: snapshot
+            .map(|snapshot| snapshot.clusters.iter().map(|cluster| cluster_status(cluster)).collect())
+            .unwrap_or_default(),
+        threads: threads(node),
+        memory: memory(node),
+    }
+}
+
+fn listeners(applied: &Applied) -> Vec<ListenerStatus> {
+    let status = |entry: &std::sync::Arc<ListenerEntry>| {
+        let bound = applied.bound.iter().filter(|bound| bound.listener == entry.config.name);
+        ListenerStatus {
+            name: entry.config.name.clone(),
+            protocol: entry.config.protocol.name(),
+            addresses: bound.map(|bound| bound.actual.to_string()).collect(),
+            connections: entry.stats.iter().map(|stats| stats.connections.value()).sum(),
+        }
+    };
+    applied.live.snapshot.listeners.iter().map(status).collect()
+}
+
+fn cluster_status(cluster: &ClusterEntry) -> ClusterStatus {
+    ClusterStatus {
+        name: cluster.config.name.clone(),
+        policy: cluster.config.policy.name(),
+        protocol: cluster.config.protocol.name(),
+        endpoints: cluster.endpoints.iter().map(endpoint_status).collect(),
+    }
+}
+
+fn endpoint_status(endpoint: &EndpointEntry) -> EndpointStatus {
+    let total = |figure: fn(&EndpointStats) -> u64| endpoint.stats.iter().map(|stats| figure(stats)).sum();
+    EndpointStatus {
+        name: endpoint.resolved.name.clone(),
+        address: endpoint.resolved.address.to_string(),
+        healthy: endpoint.resolved.health.is_healthy(),
+        weight: endpoint.resolved.weight,
+        streams: total(|stats| stats.in_flight.value()),
+        idle_connections: total(|stats| stats.pool_idle.value()),
+    }
+}
+
+fn threads(node: &Node) -> Vec<ThreadStatus> {
+    let restarts = node.workers.restarts();
+    node.worker_stats
+        .iter()
+        .zip(restarts)
+        .enumerate()
+        .map(|(worker, (stats, restarts))| ThreadStatus {
+            worker,
+            connections: stats.connections.value(),
+            streams: stats.requests_in_flight.value(),
+            restarts,
+            tick: stats.heartbeat_tick.value(),
+        })
+        .collect()
+}
+
+fn memory(node: &Node) -> MemoryStatus {
+    MemoryStatus {
+        rss_bytes: Process::now().rss_bytes,
+        buffers: node.worker_stats.iter().map(|stats| stats.buffers.value()).sum(),
+        buffer_bytes: node.worker_stats.iter().map(|stats| stats.buffer_bytes.value()).sum(),
+        connections_max: node.applied().map_or(0, |applied| applied.live.snapshot.config.limits.connections),
+    }
+}

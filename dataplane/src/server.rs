@@ -1,0 +1,105 @@
+//! The life of a data plane's process, from its config file to its end; and the commands that need no process.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::Arc;
+
+use dataplane_core::limit::Admission;
+use dataplane_core::stats::WorkerStats;
+use proto::config::{Config, Driver};
+use tracing::warn;
+
+pub use crate::control::Failure;
+use crate::control::doctor::{self, Host, Report};
+use crate::control::{self, Inheritance, Node, Origin, Start};
+use crate::io::{Mode, probe_io_uring};
+use crate::sys::cpu;
+use crate::worker::{WorkerOptions, Workers};
+
+/// Serves by the config at `path` until a signal ends it.
+///
+/// # Errors
+/// The config cannot be used, or the process cannot begin its work.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    // First of all: what was inherited is known by its number, and nothing else may get that number.
+    let mut inheritance =
+        Inheritance::take().map_err(|error| failed("the sockets of the old process", &error))?;
+    let origin = Origin::of_this_process().map_err(|error| failed("this program's path", &error))?;
+    let text = match inheritance.config.take() {
+        Some(text) => text,
+        None => read(path)?,
+    };
+    let config = parse(path, &text)?;
+    let log = control::start_log(config.log.level);
+    let mode = mode(config.runtime.driver)?;
+    let node = Arc::new(start_workers(&config, mode, log)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed("the control thread", &error))?;
+    runtime.block_on(control::run(Start { path: path.to_owned(), text, config, node, origin, inheritance }))
+}
+
+/// Checks the config at `path`; returns what is allowed in it but probably not meant, one sentence each.
+///
+/// # Errors
+/// What is wrong, as `file:line:column`, for people.
+pub fn check(path: &Path) -> Result<Vec<String>, Failure> {
+    let config = parse(path, &read(path)?)?;
+    Ok(control::warnings(&config))
+}
+
+/// Looks at the host, with the eyes of the config at `path` if one is given.
+///
+/// # Errors
+/// The config cannot be used.
+pub fn examine(path: Option<&Path>) -> Result<Report, Failure> {
+    let config = path.map(|path| parse(path, &read(path)?)).transpose()?;
+    let host = Host { root: Path::new("/"), probe_io_uring: &probe_io_uring };
+    Ok(doctor::examine(&host, config.as_ref()))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
+    Config::parse_with_process_env(text, &control::hostname()).map_err(|errors| {
+        Failure::Unusable(errors.render(&control::name(path), text, io::stderr().is_terminal()))
+    })
+}
+
+/// How workers talk to the kernel: as the config says, or the best that this host allows.
+fn mode(driver: Driver) -> Result<Mode, Failure> {
+    match (driver, probe_io_uring()) {
+        (Driver::Epoll, _) => Ok(Mode::Epoll),
+        (Driver::Auto | Driver::IoUring, Ok(())) => Ok(Mode::IoUring),
+        (Driver::IoUring, Err(error)) => Err(Failure::Failed(format!(
+            "runtime.driver is io_uring, which cannot be used here: {error}\n{MEND}\n"
+        ))),
+        (Driver::Auto, Err(error)) => {
+            warn!(%error, "io_uring cannot be used here, epoll is used and costs more: {MEND}");
+            Ok(Mode::Epoll)
+        }
+    }
+}
+
+const MEND: &str = "look at `sysctl kernel.io_uring_disabled` (0 allows it), at the seccomp filter of a container, and at \
+                    `millrace-dataplane doctor`";
+
+fn start_workers(config: &Config, mode: Mode, log: control::LogSwitch) -> Result<Node, Failure> {
+    let count = match config.runtime.workers {
+        0 => cpu::allowed().len(),
+        count => count,
+    };
+    let stats: Vec<Arc<WorkerStats>> = (0..count).map(|_| Arc::default()).collect();
+    let admission = Arc::new(Admission::new(&config.limits));
+    let options = WorkerOptions { count, mode, stats: stats.clone(), admission: Arc::clone(&admission) };
+    let workers = Workers::start(&options).map_err(|error| failed("the workers", &error))?;
+    Ok(Node::new(workers, stats, admission, mode, log))
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{what}: {error}\n"))
+}
