@@ -45,9 +45,13 @@ async fn origin() -> SocketAddr {
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    read.expect("nobody answers").unwrap();
     answer
 }
+
+/// What is waited for comes within this, or the test fails.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 async fn assert_serves(address: SocketAddr) {
     let answer = ask(TcpStream::connect(address).await.unwrap()).await;
@@ -181,7 +185,7 @@ async fn serves_in_the_end(address: SocketAddr) {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("it does not serve");
+    tokio::time::timeout(PATIENCE, served).await.expect("it does not serve");
 }
 
 #[tokio::test]
@@ -199,9 +203,7 @@ async fn a_renamed_listener_keeps_its_socket() {
     // A connection that was taken under the old name finds no route.
     let renamed =
         async { while !ask(UnixStream::connect(&path).await.unwrap()).await.starts_with("HTTP/1.1 200 ") {} };
-    tokio::time::timeout(std::time::Duration::from_secs(10), renamed)
-        .await
-        .expect("the new name is not served");
+    tokio::time::timeout(PATIENCE, renamed).await.expect("the new name is not served");
 }
 
 #[tokio::test]
@@ -342,7 +344,7 @@ async fn an_access_log_is_written_once_it_is_on() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), written).await.expect("nothing was written");
+    tokio::time::timeout(PATIENCE, written).await.expect("nothing was written");
     let line: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(
         (&line["route"], &line["status"], &line["end"]),
