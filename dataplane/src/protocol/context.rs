@@ -257,7 +257,8 @@ impl Context {
 /// many there were (SplitMix64: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 #[derive(Debug)]
 struct RequestIds {
-    high: u64,
+    /// The first half of each: this worker's digits.
+    high: [u8; 16],
     low: Cell<u64>,
 }
 
@@ -265,7 +266,7 @@ impl RequestIds {
     fn new() -> Self {
         use std::hash::{BuildHasher, RandomState};
         let random = |salt: u64| RandomState::new().hash_one((salt, now()));
-        Self { high: random(1), low: Cell::new(random(2)) }
+        Self { high: hexadecimal(random(1)), low: Cell::new(random(2)) }
     }
 
     fn next(&self) -> [u8; 32] {
@@ -276,17 +277,15 @@ impl RequestIds {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^= mixed >> 31;
         let mut digits = [0; 32];
-        hexadecimal(self.high, &mut digits[..16]);
-        hexadecimal(mixed, &mut digits[16..]);
+        digits[..16].copy_from_slice(&self.high);
+        digits[16..].copy_from_slice(&hexadecimal(mixed));
         digits
     }
 }
 
-fn hexadecimal(number: u64, digits: &mut [u8]) {
+fn hexadecimal(number: u64) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        *digit = DIGITS[(number >> (4 * place)) as usize & 0xF];
-    }
+    std::array::from_fn(|place| DIGITS[(number >> (60 - 4 * place)) as usize & 0xF])
 }
 
 #[cfg(test)]
