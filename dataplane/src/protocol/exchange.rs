@@ -173,7 +173,9 @@ impl Exchange {
         let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
             None => {
-                match connect(&endpoint, &route.cluster.entry.config.socket, deadlines, route.connect).await {
+                // A connect is rare, and its future large: boxed, it is not carried along by every exchange.
+                let socket = &route.cluster.entry.config.socket;
+                match Box::pin(connect(&endpoint, socket, deadlines, route.connect)).await {
                     Ok(stream) => (stream, false),
                     Err(ConnectFailure { kind, error }) => {
                         tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");

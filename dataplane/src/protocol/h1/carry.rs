@@ -69,13 +69,13 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
             if exchange.tally.status.get().is_some() {
                 return cut(client, wants);
             }
-            tell(&carriage, fault).await
+            Box::pin(tell(&carriage, fault)).await
         }
     };
     drop(exchange);
     client.deadlines.clear();
     if !keep_client {
-        reply::linger(client).await;
+        Box::pin(reply::linger(client)).await;
         return Ended::Closed;
     }
     Ended::Open(rest.map(Seen::Bytes).or(seen))
@@ -125,11 +125,15 @@ impl Carriage<'_> {
             let reached = self.exchange.reach(next, request, deadlines).await?;
             let answered = match body.take() {
                 None => answer(self.client, self.exchange, &reached, self.asked, self.wants).await,
-                Some(body) => self.both(&reached, body).await?,
+                // Boxed where it is rare, so that the usual exchange stays small to keep and to move.
+                Some(body) => Box::pin(self.both(&reached, *body)).await?,
             };
             deadlines.disarm(Side::Upstream);
             let failed = match answered {
-                Ok(answered) => return Ok(self.settle(reached, answered, rest).await),
+                Ok(answered) if answered.is_switched => {
+                    return Ok(Box::pin(self.tunnel(&reached, answered, rest.take())).await);
+                }
+                Ok(answered) => return Ok(self.settle(reached, answered)),
                 Err(failed) => failed,
             };
             let Some(kept) = self.exchange.take_kept() else { return Err(failed.kind) };
@@ -143,10 +147,10 @@ impl Carriage<'_> {
     async fn both(
         &self,
         reached: &Reached,
-        body: Box<BodyDecoder>,
+        body: BodyDecoder,
     ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
-        let mut up = pin!(upload(client, exchange, &reached.stream, *body));
+        let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
@@ -194,23 +198,25 @@ impl Carriage<'_> {
         }
     }
 
-    /// Puts the upstream connection back, or lets both ends of a switched connection speak.
-    async fn settle(&self, reached: Reached, answered: Answered, rest: &mut Option<Buf>) -> Answered {
-        let Self { client, exchange, .. } = *self;
-        client.deadlines.aim(Side::Exchange, -1);
-        if answered.is_switched {
-            self.is_tunnel.set(true);
-            let idle = exchange.route().idle;
-            let carried = tunnel(&client.stream, &reached.stream, rest.take(), &client.deadlines, idle).await;
-            count(&exchange.tally.bytes_in, carried.up);
-            count(&exchange.tally.bytes_out, carried.down);
-            return Answered { keep_client: false, keep_upstream: false, ..answered };
-        }
-        let Reached { stream, endpoint, .. } = reached;
+    /// Puts the upstream connection back.
+    fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) -> Answered {
+        self.client.deadlines.aim(Side::Exchange, -1);
         if answered.keep_upstream {
-            exchange.route().cluster.keep_idle(&endpoint, stream);
+            self.exchange.route().cluster.keep_idle(&endpoint, stream);
         }
         answered
+    }
+
+    /// Lets both ends of a switched connection speak; `early` is what the client has said already.
+    async fn tunnel(&self, reached: &Reached, answered: Answered, early: Option<Buf>) -> Answered {
+        let Self { client, exchange, .. } = *self;
+        client.deadlines.aim(Side::Exchange, -1);
+        self.is_tunnel.set(true);
+        let idle = exchange.route().idle;
+        let carried = tunnel(&client.stream, &reached.stream, early, &client.deadlines, idle).await;
+        count(&exchange.tally.bytes_in, carried.up);
+        count(&exchange.tally.bytes_out, carried.down);
+        Answered { keep_client: false, keep_upstream: false, ..answered }
     }
 }
 

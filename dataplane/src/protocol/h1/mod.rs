@@ -166,7 +166,7 @@ async fn requests<W: Future<Output = Seen>>(
             Reading::Admitted(admitted) => {
                 carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
             }
-            Reading::Refused(refusal) => refuse(client, &refusal).await,
+            Reading::Refused(refusal) => Box::pin(refuse(client, &refusal)).await,
             Reading::Partial(_) => return Next::Close,
         };
         let Ended::Open(seen) = ended else { return Next::Close };
