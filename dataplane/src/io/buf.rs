@@ -8,8 +8,9 @@ use std::cell::{Cell, RefCell};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
-/// Payload of a small buffer: a usual head, or one event of a stream.
-pub(crate) const SMALL_BYTES: usize = 4 * 1024;
+/// Payload of a small buffer: a usual head with a prompt of 4 KiB, or one event of a stream. With the rooms around it 8 KiB,
+/// which an allocator has a class for.
+pub(crate) const SMALL_BYTES: usize = 8 * 1024 - HEADROOM_BYTES - TAILROOM_BYTES;
 /// Payload of a large buffer: bulk bodies. Heads larger than this are refused whatever the limits say.
 pub(crate) const LARGE_BYTES: usize = 64 * 1024;
 /// Room in front of the payload for what a rewritten head is longer than the one that came.
