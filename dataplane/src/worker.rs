@@ -143,14 +143,6 @@ impl Workers {
     pub(crate) fn have_ended(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
-
-    /// Waits until all threads have ended.
-    pub(crate) fn join(self) {
-        for thread in self.threads {
-            // A panic was caught and told of on the thread itself.
-            let _ = thread.join();
-        }
-    }
 }
 
 /// One worker on its thread.
@@ -278,7 +270,7 @@ fn each_tick(context: &Context, tick: u64) {
     stats.heartbeat_tick.set(tick);
     stats.loop_turns.increment();
     stats.buffer_bytes.set(driver::bytes_out() as u64);
-    if tick % SWEEP_TICKS == 0 {
+    if tick.is_multiple_of(SWEEP_TICKS) {
         context.sweep();
     }
 }

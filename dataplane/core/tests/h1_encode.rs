@@ -43,7 +43,14 @@ fn request_with(text: &str, edits: RequestEdits<'_>) -> String {
         assert_eq!(encode_request(&mut out[..size], &head, &edits), Err(Full));
     }
     let text = String::from_utf8(out[..len].to_vec()).unwrap();
-    text.strip_suffix("\r\n\r\n").unwrap().replace("\r\n", "\n") + "\n"
+    lines_of(&text)
+}
+
+/// One head and nothing else, with its lines ended by LF only and without the empty line.
+fn lines_of(head: &str) -> String {
+    let fields = head.strip_suffix("\r\n\r\n").unwrap();
+    assert!(!fields.contains("\r\n\r\n"), "the head ends too early: {head:?}");
+    fields.replace("\r\n", "\n") + "\n"
 }
 
 fn request(text: &str) -> String {
@@ -237,7 +244,7 @@ fn response_with(text: &str, client: Client, rules: &HeaderEdits) -> String {
         assert_eq!(encode_response(&mut out[..size], &head, &edits), Err(Full));
     }
     let text = String::from_utf8(out[..len].to_vec()).unwrap();
-    text.strip_suffix("\r\n\r\n").unwrap().replace("\r\n", "\n") + "\n"
+    lines_of(&text)
 }
 
 const NEW: Client = Client { version: Version::Http11, keep_alive: true, method: Method::Get };

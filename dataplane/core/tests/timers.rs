@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use dataplane_core::timer::{TimerId, Wheel};
 use proptest::prelude::*;
 
+/// No timer fired.
+const NONE: [u32; 0] = [];
+
 #[test]
 fn fires_at_its_deadline_and_not_before() {
     for distance in [0, 1, 63, 64, 65, 4_095, 4_096, 4_097, 262_144, 1 << 30, 1 << 36, (1 << 36) + 1, 1 << 40]
@@ -19,7 +22,7 @@ fn fires_at_its_deadline_and_not_before() {
             }
             assert_eq!(fired(&mut wheel, deadline), [7], "{now} + {distance}");
             assert_eq!(wheel.deadline(timer), None);
-            assert_eq!(fired(&mut wheel, deadline + 100), []);
+            assert_eq!(fired(&mut wheel, deadline + 100), NONE);
         }
     }
 }
@@ -29,7 +32,7 @@ fn a_deadline_moved_later_fires_once_and_late() {
     let mut wheel = Wheel::new(0);
     let timer = wheel.register(1);
     (10..1_000).for_each(|deadline| assert!(wheel.schedule(timer, deadline)));
-    assert_eq!(fired(&mut wheel, 998), []);
+    assert_eq!(fired(&mut wheel, 998), NONE);
     assert_eq!(fired(&mut wheel, 999), [1]);
 }
 
@@ -40,14 +43,14 @@ fn a_deadline_moved_earlier_fires_early() {
     wheel.schedule(timer, 7_500);
     wheel.schedule(timer, 20);
     assert_eq!(fired(&mut wheel, 20), [1]);
-    assert_eq!(fired(&mut wheel, 8_000), []);
+    assert_eq!(fired(&mut wheel, 8_000), NONE);
 }
 
 #[test]
 fn a_deadline_in_the_past_fires_at_the_next_tick() {
     let mut wheel = Wheel::new(0);
     let timer = wheel.register(1);
-    assert_eq!(fired(&mut wheel, 100), []);
+    assert_eq!(fired(&mut wheel, 100), NONE);
     wheel.schedule(timer, 50);
     assert_eq!(fired(&mut wheel, 100), [], "tick 100 has been looked at");
     assert_eq!(fired(&mut wheel, 101), [1]);
@@ -104,7 +107,7 @@ fn a_timer_filed_long_ago_does_not_wait_behind_one_filed_now() {
     let mut wheel = Wheel::new(0);
     let (first, second) = (wheel.register(1), wheel.register(2));
     wheel.schedule(first, 70);
-    assert_eq!(fired(&mut wheel, 63), []);
+    assert_eq!(fired(&mut wheel, 63), NONE);
     wheel.schedule(second, 80);
     assert_eq!(wheel.next_wake(), Some(64));
     assert_eq!(fired(&mut wheel, 70), [1]);
@@ -119,9 +122,9 @@ fn keeps_a_hundred_thousand_moving_deadlines() {
     let timers: Vec<TimerId> = (0..100_000).map(|key| wheel.register(key)).collect();
     for now in 0..100_u64 {
         timers.iter().for_each(|timer| assert!(wheel.schedule(*timer, now + 7_500)));
-        assert_eq!(fired(&mut wheel, now), []);
+        assert_eq!(fired(&mut wheel, now), NONE);
     }
-    assert_eq!(fired(&mut wheel, 99 + 7_499), []);
+    assert_eq!(fired(&mut wheel, 99 + 7_499), NONE);
     assert_eq!(fired(&mut wheel, 99 + 7_500).len(), timers.len());
 }
 

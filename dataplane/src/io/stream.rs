@@ -73,11 +73,6 @@ impl Stream {
         socket::shutdown(self, Shutdown::Write);
     }
 
-    /// Ends both directions at once; operations in flight complete.
-    pub(crate) fn shutdown(&self) {
-        socket::shutdown(self, Shutdown::Both);
-    }
-
     /// Makes the close a reset, so that the peer cannot take what it has for the whole.
     pub(crate) fn reset_on_close(&self) {
         socket::reset_on_close(self);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use proto::config::SocketOptions;
@@ -178,10 +178,4 @@ fn set_int(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()>
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Borrows a descriptor by its number for the length of `use_it`.
-pub(crate) fn with_borrowed<T>(fd: RawFd, use_it: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-    // SAFETY: callers hold the owner of `fd` across this call; the borrow does not leave it.
-    use_it(unsafe { BorrowedFd::borrow_raw(fd) })
 }

@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadScan, ResponseEdits, ResponseHead, ResponseLength, SendLength, Sending,
-    encode_response, parse_response, response_framing,
+    Asked, BodyDecoder, Client, HeadErrorKind, HeadScan, ResponseEdits, ResponseHead, ResponseLength,
+    SendLength, Sending, encode_response, parse_response, response_framing,
 };
 use dataplane_core::request::Version;
 use dataplane_core::retry::Phase;
@@ -168,10 +168,11 @@ fn open(
         Ok(None) => return Ok(Opened::Partial),
         Err(error) => {
             tracing::debug!(error = error.kind.as_str(), "the endpoint's response head is refused");
-            return Err(malformed(match error.kind {
-                dataplane_core::h1::HeadErrorKind::HeadTooLarge => FaultKind::UpstreamHeadTooLarge,
-                _ => FaultKind::UpstreamMalformed,
-            }));
+            let is_too_large =
+                matches!(error.kind, HeadErrorKind::HeadTooLarge | HeadErrorKind::TooManyFields);
+            let kind =
+                if is_too_large { FaultKind::UpstreamHeadTooLarge } else { FaultKind::UpstreamMalformed };
+            return Err(malformed(kind));
         }
     };
     // RFC 9110, section 10.1.1: a refusal that comes before the end of the request says that the rest is not read.
@@ -283,10 +284,8 @@ fn no_head(
 }
 
 fn failure_kind(error: &io::Error) -> FaultKind {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset => FaultKind::UpstreamReset,
-        _ => FaultKind::UpstreamTruncated,
-    }
+    let is_reset = error.kind() == io::ErrorKind::ConnectionReset;
+    if is_reset { FaultKind::UpstreamReset } else { FaultKind::UpstreamTruncated }
 }
 
 /// The deadline that has passed, if one has: it has made the failure. Else `otherwise`.
