@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 pub(crate) mod config;
+pub(crate) mod hole;
 pub(crate) mod wire;
 
 use std::io::{BufRead, BufReader, Read};

@@ -219,10 +219,9 @@ async fn receive(client: &Connection, mut buf: Buf) -> Option<Reading> {
         let (received, filled) = client.stream.recv(buf).await;
         buf = filled;
         if !matches!(received, Ok(1..)) {
-            if client.deadlines.fired() == Some(Timer::RequestHead) {
-                client.ingress.stats().count_fault(FaultKind::RequestHeadTimeout);
-            }
-            return None;
+            let is_late = client.deadlines.fired() == Some(Timer::RequestHead);
+            let id = || client.context.request_id();
+            return is_late.then(|| Reading::Refused(Refusal::unread(FaultKind::RequestHeadTimeout, id())));
         }
     }
 }
