@@ -215,7 +215,10 @@ impl Wire {
     /// Waits for the body behind a head, of a request or of a response.
     #[track_caller]
     pub(crate) fn body(&mut self, head: &Head) -> Vec<u8> {
-        self.try_body(head).unwrap_or_else(|error| panic!("no whole body: {error}; behind {}", head.raw))
+        match self.try_body(head) {
+            Ok(body) => body,
+            Err(error) => panic!("no whole body: {error}; behind {}", head.raw),
+        }
     }
 
     /// Waits for the body behind a head; an error if it ends early.
@@ -277,11 +280,10 @@ impl Wire {
     /// Waits for `mark` and gives everything up to its end.
     #[track_caller]
     pub(crate) fn until(&mut self, mark: &str) -> String {
-        let bytes = self.try_until(mark.as_bytes());
-        let bytes = bytes.unwrap_or_else(|error| {
-            panic!("no {mark:?}: {error}; {:?}", String::from_utf8_lossy(&self.ahead))
-        });
-        String::from_utf8(bytes).unwrap()
+        match self.try_until(mark.as_bytes()) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap(),
+            Err(error) => panic!("no {mark:?}: {error}; {:?}", String::from_utf8_lossy(&self.ahead)),
+        }
     }
 
     fn try_until(&mut self, mark: &[u8]) -> io::Result<Vec<u8>> {
@@ -301,7 +303,10 @@ impl Wire {
     /// Waits for so many bytes.
     #[track_caller]
     pub(crate) fn exact(&mut self, count: usize) -> Vec<u8> {
-        self.try_exact(count).unwrap_or_else(|error| panic!("not {count} bytes: {error}"))
+        match self.try_exact(count) {
+            Ok(bytes) => bytes,
+            Err(error) => panic!("not {count} bytes: {error}; {:?}", String::from_utf8_lossy(&self.ahead)),
+        }
     }
 
     /// Waits for so many bytes, or for the end.

@@ -49,7 +49,7 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
             if carriage.poll_gone(context, &mut watching, &mut arm).is_ready() {
                 return Poll::Ready(None);
             }
-            if !watching.has_bytes() {
+            if carriage.is_tunnel.get() || !watching.has_bytes() {
                 return Poll::Pending;
             }
             behind_bytes

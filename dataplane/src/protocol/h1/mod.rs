@@ -164,7 +164,9 @@ async fn requests<W: Future<Output = Seen>>(
         let is_busy = now() <= client.busy_until.replace(now() + BUSY_TICKS);
         let ended = match reading {
             Reading::Admitted(admitted) => {
-                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
+                // What comes behind an upgrade may belong to the tunnel: it stays in the kernel until that is known.
+                let is_eager = is_busy && !admitted.asked.upgrade;
+                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_eager)).await
             }
             Reading::Refused(refusal) => refuse(client, &refusal).await,
             Reading::Partial(_) => return Next::Close,
