@@ -2,6 +2,7 @@
 //! its admin socket, ended with the test. No part of the program is linked in, and nothing here listens on a fixed port.
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
+pub(crate) mod capture;
 pub(crate) mod config;
 pub(crate) mod hole;
 pub(crate) mod wire;

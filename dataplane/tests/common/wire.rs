@@ -2,7 +2,7 @@
 //! It shares no code with the proxy, never retries, and gives up after a while.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,11 @@ impl Wire {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// An accepted connection.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self::adopt(stream.into()).unwrap()
     }
 
     fn adopt(socket: Socket) -> io::Result<Self> {
