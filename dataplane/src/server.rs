@@ -22,11 +22,11 @@ use crate::worker::{WorkerOptions, Workers};
 /// The config cannot be used, or the process cannot begin its work.
 pub fn run(path: &Path) -> Result<(), Failure> {
     // First of all: what was inherited is known by its number, and nothing else may get that number.
-    let mut inheritance =
+    let inheritance =
         Inheritance::take().map_err(|error| failed("the sockets of the old process", &error))?;
     let origin = Origin::of_this_process().map_err(|error| failed("this program's path", &error))?;
-    let text = match inheritance.config.take() {
-        Some(text) => text,
+    let text = match &inheritance.config {
+        Some(text) => text.clone(),
         None => read(path)?,
     };
     let config = parse(path, &text)?;

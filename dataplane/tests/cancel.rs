@@ -1,15 +1,15 @@
 //! A client that goes away takes its upstream request along, at once, wherever the exchange is.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::net::TcpListener;
 use std::time::Duration;
 
 use bench::origin::{Origin, Phase, monotonic_ns};
-use common::config::Config;
-use common::wire::Wire;
-use common::{DRIVERS, PATIENCE, Proxy, origin};
+use story::config::Config;
+use story::wire::Wire;
+use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 /// How often each way to leave is measured.
 const ROUNDS: usize = 15;
@@ -146,7 +146,7 @@ fn leaving_behind_a_pipelined_request_reaches_the_origin() {
 
 #[test]
 fn leaving_while_the_origin_is_being_dialled_ends_the_exchange() {
-    let hole = common::hole::Hole::new();
+    let hole = story::hole::Hole::new();
     let proxy = Proxy::start(&Config::to(hole.addr()).route("timeouts = { connect = \"60s\" }"));
     for leave in [Leave::Fin, Leave::Reset] {
         let mut client = proxy.connect();

@@ -1,16 +1,16 @@
 //! Each deadline fires on its own, is told to the client and counted under its name, and touches nobody else.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::time::{Duration, Instant};
 
 use bench::origin::Origin;
-use common::config::Config;
-use common::hole::Hole;
-use common::wire::{End, Wire};
-use common::{DRIVERS, PATIENCE, Proxy, origin};
 use serde_json::Value;
+use story::config::Config;
+use story::hole::Hole;
+use story::wire::{End, Wire};
+use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 /// How much later than configured a deadline may be seen here: ticks of 10 ms, and a busy machine.
 const SLACK: Duration = Duration::from_secs(3);

@@ -4,9 +4,9 @@
 //! The rows are those of the core's tables. Debian's nginx is asked the same for comparison, which decides nothing.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
 #[path = "../core/tests/h1_table/mod.rs"]
 mod h1_table;
+mod story;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
@@ -14,12 +14,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::capture::Capture;
-use common::config::Config;
-use common::wire::{End, Wire};
-use common::{DRIVERS, Proxy, origin};
 use h1_table::Row;
 use serde_json::Value;
+use story::capture::Capture;
+use story::config::Config;
+use story::wire::{End, Wire};
+use story::{DRIVERS, Proxy, origin};
 
 /// Rows longer than this are not sent byte by byte.
 const DRIP_MAX: usize = 1000;
@@ -194,7 +194,7 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + common::PATIENCE;
+        let deadline = Instant::now() + story::PATIENCE;
         while Wire::try_connect_unix(&dir.path().join("http.sock")).is_err() {
             assert!(child.try_wait().unwrap().is_none() && Instant::now() < deadline, "nginx does not start");
             std::thread::sleep(Duration::from_millis(5));

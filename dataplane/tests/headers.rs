@@ -2,15 +2,15 @@
 //! answers look like.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::net::TcpListener;
 
-use common::capture::{Capture, Seen};
-use common::config::Config;
-use common::wire::{End, Head, Wire};
-use common::{Proxy, origin};
 use serde_json::Value;
+use story::capture::{Capture, Seen};
+use story::config::Config;
+use story::wire::{End, Head, Wire};
+use story::{Proxy, origin};
 
 /// Sends a GET with these lines and gives what the origin saw.
 fn seen_with(proxy: &Proxy, origin: &Capture, lines: &str) -> Seen {

@@ -2,13 +2,13 @@
 //! How streams end badly is told in `cancel`, `deadlines` and `framing`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::net::TcpListener;
 
-use common::config::Config;
-use common::wire::{End, Wire};
-use common::{DRIVERS, Proxy, origin};
+use story::config::Config;
+use story::wire::{End, Wire};
+use story::{DRIVERS, Proxy, origin};
 
 /// More memory than this for one stream would mean that it is collected. A fresh process has about 20 MB.
 const MEMORY_BOUND: u64 = 32 << 20;

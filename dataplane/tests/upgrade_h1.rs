@@ -1,13 +1,13 @@
 //! A protocol switch in HTTP/1.1, as WebSocket does it: bytes pass both ways after the origin's 101, and not before.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::net::TcpListener;
 
-use common::config::Config;
-use common::wire::{End, Wire};
-use common::{DRIVERS, Proxy};
+use story::config::Config;
+use story::wire::{End, Wire};
+use story::{DRIVERS, Proxy};
 
 const UPGRADE: &str = "GET /socket HTTP/1.1\r\nHost: story\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";

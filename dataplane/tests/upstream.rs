@@ -2,17 +2,17 @@
 //! endpoints are found by name, number and path, and left alone while they are ill.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-mod common;
+mod story;
 
 use std::net::TcpListener;
 use std::time::Duration;
 
 use bench::origin::{Address, Origin, OriginOptions};
-use common::config::Config;
-use common::hole::Refusing;
-use common::wire::Wire;
-use common::{DRIVERS, PATIENCE, Proxy, origin};
 use serde_json::Value;
+use story::config::Config;
+use story::hole::Refusing;
+use story::wire::Wire;
+use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 fn endpoint_of<'a>(status: &'a Value, name: &str) -> &'a Value {
     let endpoints = status["clusters"][0]["endpoints"].as_array().unwrap();

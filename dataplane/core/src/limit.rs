@@ -1,4 +1,4 @@
-//! Limits: how many connections and exchanges the node takes on, and how many bytes of buffers a worker gives out.
+//! Limits: how many connections and exchanges the node takes on.
 //!
 //! [`Limit`] is exact for the whole process, so it is one atomic number that all workers share. Connections touch it
 //! when they open and close, which is rare. Exchanges touch theirs only where the config has `limits.requests`;
@@ -118,53 +118,5 @@ impl Admission {
     /// Open connections.
     pub fn connections(&self) -> u32 {
         self.connections.in_use()
-    }
-}
-
-/// Bytes of buffers that one worker has given out. Not shared.
-#[derive(Clone, Debug)]
-pub struct MemoryBudget {
-    bytes: u64,
-    bytes_max: u64,
-    bytes_peak: u64,
-}
-
-impl MemoryBudget {
-    /// Nothing given out.
-    pub fn new(bytes_max: u64) -> Self {
-        MemoryBudget { bytes: 0, bytes_max, bytes_peak: 0 }
-    }
-
-    /// Takes so many bytes, if there are as many left.
-    #[must_use]
-    pub fn try_take(&mut self, bytes: u64) -> bool {
-        let after = self.bytes.saturating_add(bytes);
-        if after > self.bytes_max {
-            return false;
-        }
-        self.bytes = after;
-        self.bytes_peak = self.bytes_peak.max(after);
-        true
-    }
-
-    /// Gives so many bytes back.
-    pub fn give_back(&mut self, bytes: u64) {
-        debug_assert!(bytes <= self.bytes, "gave back more than was taken");
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    /// Bytes given out now.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The most that were given out at once.
-    pub fn bytes_peak(&self) -> u64 {
-        self.bytes_peak
-    }
-
-    /// The most there may be.
-    pub fn bytes_max(&self) -> u64 {
-        self.bytes_max
     }
 }

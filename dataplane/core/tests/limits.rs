@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dataplane_core::limit::{Admission, Limit, MemoryBudget};
+use dataplane_core::limit::{Admission, Limit};
 use proto::config::Limits;
 
 fn limits(connections: u32, requests: Option<u32>) -> Limits {
@@ -95,15 +95,4 @@ fn holds_between_workers() {
     assert!(admitted > 0);
     assert!(most.load(Ordering::SeqCst) <= 5);
     assert_eq!(limit.in_use(), 0, "what was taken was given back");
-}
-
-#[test]
-fn a_budget_gives_out_its_last_byte_and_no_more() {
-    let mut budget = MemoryBudget::new(10);
-    assert!(budget.try_take(4) && budget.try_take(6));
-    assert!(!budget.try_take(1) && !budget.try_take(u64::MAX));
-    assert!(budget.try_take(0));
-    budget.give_back(7);
-    assert_eq!((budget.bytes(), budget.bytes_peak(), budget.bytes_max()), (3, 10, 10));
-    assert!(budget.try_take(7));
 }

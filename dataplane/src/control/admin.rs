@@ -317,3 +317,6 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 
 /// A handful of operators and scrapers.
 const ADMIN_BACKLOG: i32 = 64;
+
+#[cfg(test)]
+mod tests;

@@ -333,3 +333,6 @@ fn unavailable_congestion(config: &Config) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

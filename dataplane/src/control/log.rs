@@ -16,7 +16,7 @@ pub(crate) struct LogSwitch {
     level: Mutex<LogLevel>,
 }
 
-/// Starts the log. Where the process has one already (as in tests), that one stays as it is.
+/// Starts the log. Where the process has one already, that one stays as it is.
 pub(crate) fn start(level: LogLevel) -> LogSwitch {
     let (filter, handle) = reload::Layer::new(filter(level));
     let is_terminal = std::io::stderr().is_terminal();
@@ -42,6 +42,13 @@ impl LogSwitch {
     fn lock(&self) -> std::sync::MutexGuard<'_, LogLevel> {
         self.level.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// A switch of a log that nobody hears, so that tests keep the terminal to themselves.
+#[cfg(test)]
+pub(crate) fn unheard(level: LogLevel) -> LogSwitch {
+    let (_, handle) = reload::Layer::new(filter(level));
+    LogSwitch { handle, level: Mutex::new(level) }
 }
 
 /// The level with this name, as the config has it.

@@ -82,11 +82,9 @@ pub(crate) struct Start {
 /// Runs the node until it is told to end.
 ///
 /// # Errors
-/// The first config cannot be applied, or the control thread cannot begin its work.
+/// The first config cannot be applied, the control thread cannot begin its work, or no worker is left.
 pub(crate) async fn run(start: Start) -> Result<(), Failure> {
-    let control = Control::begin(start).await?;
-    control.serve().await;
-    Ok(())
+    Control::begin(start).await?.serve().await
 }
 
 /// The control loop's state.
@@ -109,6 +107,8 @@ struct Control {
     is_from_api: bool,
     /// How often each worker had been started again when it was last given its sockets.
     restarts: Vec<u64>,
+    /// Feeds systemd's watchdog.
+    watchdog: JoinHandle<()>,
 }
 
 impl Control {
@@ -119,24 +119,15 @@ impl Control {
         let is_takeover = inheritance.is_some();
         let is_from_api = inheritance.config.is_some();
         await_workers(&node).await?;
-        let inherited = std::mem::take(&mut inheritance.admin);
-        let admin = AdminSockets::bind(&config.admin, inherited).map_err(|failure| {
-            Failure::Unusable(failure.refusal(&text).render(&name(&path), &text, false))
-        })?;
-        let mut applier = Applier::new(Arc::clone(&node), std::mem::take(&mut inheritance.listeners));
-        if let Err(refusal) = applier.apply(&text).await {
-            if !is_takeover {
-                admin.unlink();
-            }
-            return Err(first_refused(&refusal, &path, &text));
-        }
+        let first = first_config(&node, &config, &text, &mut inheritance).await;
+        let (admin, applier) = first.map_err(|refusal| first_refused(&refusal, &path, &text))?;
         let (admin_end, ended) = watch::channel(false);
         let (wish_to, wishes) = mpsc::channel(admin::WISHES_MAX);
         let (answer_to, answers) = mpsc::channel(ANSWERS_MAX);
         admin
             .serve(&admin::router(Arc::clone(&node), wish_to), &ended)
             .map_err(|error| failed("the admin API cannot be served", &error))?;
-        tokio::spawn(systemd::feed_watchdog(node.worker_stats.clone()));
+        let watchdog = tokio::spawn(systemd::feed_watchdog(node.worker_stats.clone()));
         info!(
             pid = std::process::id(),
             driver = node.mode.as_str(),
@@ -162,11 +153,12 @@ impl Control {
             upgrade: None,
             is_from_api,
             restarts,
+            watchdog,
         })
     }
 
     /// Does what is asked for, one thing after another, until one of them is to end.
-    async fn serve(mut self) {
+    async fn serve(mut self) -> Result<(), Failure> {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -186,7 +178,13 @@ impl Control {
                         Err(error) => error!(%error, "the upgrade failed, this process goes on"),
                     }
                 }
-                _ = look.tick() => self.look_after(),
+                _ = look.tick() => {
+                    if self.node.workers.have_ended() {
+                        self.stop(true).await?;
+                        return Err(Failure::Failed("no worker is left: the log above says why".to_owned()));
+                    }
+                    self.look_after();
+                }
             }
         }
     }
@@ -274,7 +272,7 @@ impl Control {
     }
 
     /// Lets exchanges finish, as long as the config says. `handed_over`: another process has the sockets.
-    async fn drain_and_stop(mut self, handed_over: bool) {
+    async fn drain_and_stop(mut self, handed_over: bool) -> Result<(), Failure> {
         let drain_timeout =
             self.node.applied().map(|applied| applied.live.snapshot.config.limits.drain_timeout);
         let began = Instant::now();
@@ -283,6 +281,8 @@ impl Control {
             handed_over, "draining: the process ends when its exchanges have"
         );
         if handed_over {
+            // From here on the new process speaks for the service.
+            self.watchdog.abort();
             self.admin_end.send_replace(true);
         } else {
             systemd::stopping();
@@ -300,7 +300,7 @@ impl Control {
                 _ = look.tick() => {}
             }
         }
-        self.stop(!handed_over).await;
+        self.stop(!handed_over).await
     }
 
     fn is_drained(&self, since: Duration) -> bool {
@@ -310,7 +310,10 @@ impl Control {
     }
 
     /// Ends the workers. `owns_paths`: nobody else listens on the paths of the Unix sockets.
-    async fn stop(mut self, owns_paths: bool) {
+    ///
+    /// # Errors
+    /// A worker does not end: the process ends without it.
+    async fn stop(mut self, owns_paths: bool) -> Result<(), Failure> {
         if !self.node.is_draining() {
             self.applier.drain(!owns_paths);
         }
@@ -326,9 +329,10 @@ impl Control {
             }
         };
         if tokio::time::timeout(WORKERS_WITHIN, ended).await.is_err() {
-            warn!("a worker does not end, the process ends without it");
+            return Err(Failure::Failed("a worker did not end in time".to_owned()));
         }
         info!("stopped");
+        Ok(())
     }
 }
 
@@ -353,6 +357,28 @@ async fn await_workers(node: &Node) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Failed("the workers cannot run: the log above says why".to_owned()))
+}
+
+/// Binds the admin API and applies the first config, or neither.
+async fn first_config(
+    node: &Arc<Node>,
+    config: &Config,
+    text: &str,
+    inheritance: &mut Inheritance,
+) -> Result<(AdminSockets, Applier), Refusal> {
+    let inherited = std::mem::take(&mut inheritance.admin);
+    let admin = AdminSockets::bind(&config.admin, inherited).map_err(|failure| failure.refusal(text))?;
+    let mut applier = Applier::new(Arc::clone(node), std::mem::take(&mut inheritance.listeners));
+    match applier.apply(text).await {
+        Ok(_) => Ok((admin, applier)),
+        Err(refusal) => {
+            // The paths of a process that goes on are still its own.
+            if !inheritance.is_some() {
+                admin.unlink();
+            }
+            Err(refusal)
+        }
+    }
 }
 
 fn first_refused(refusal: &Refusal, path: &Path, text: &str) -> Failure {

@@ -224,3 +224,55 @@ impl Node {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::ops::Deref;
+
+    use proto::config::{Limits, LogLevel};
+
+    use super::super::log;
+    use super::*;
+    use crate::worker::{Order, WorkerOptions};
+
+    /// A node with real workers, which end with it.
+    pub(crate) struct TestNode(Arc<Node>);
+
+    impl TestNode {
+        /// With so many workers, on epoll: it runs everywhere.
+        pub(crate) fn start(count: usize) -> Self {
+            let stats: Vec<Arc<WorkerStats>> = (0..count).map(|_| Arc::default()).collect();
+            let admission = Arc::new(Admission::new(&Limits::default()));
+            let mode = Mode::Epoll;
+            let options =
+                WorkerOptions { count, mode, stats: stats.clone(), admission: Arc::clone(&admission) };
+            let workers = Workers::start(&options).unwrap();
+            while !workers.are_running() {
+                std::thread::yield_now();
+            }
+            TestNode(Arc::new(Node::new(workers, stats, admission, mode, log::unheard(LogLevel::Info))))
+        }
+    }
+
+    impl Deref for TestNode {
+        type Target = Arc<Node>;
+
+        fn deref(&self) -> &Arc<Node> {
+            &self.0
+        }
+    }
+
+    impl Drop for TestNode {
+        fn drop(&mut self) {
+            self.0.workers.post_all(|| Order::Stop);
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_config_is_not_ready() {
+        let node = TestNode::start(1);
+        assert_eq!(node.unready(), Some(Unready::Starting));
+        assert!(node.generations().is_empty());
+        assert!(node.metrics().contains("millrace_ready 0\n"));
+    }
+}

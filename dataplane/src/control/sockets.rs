@@ -43,16 +43,12 @@ pub(crate) struct Open {
 pub(crate) struct Inherited {
     /// The listener and the address, as that process had them.
     pub(crate) at: BindAt,
-    /// As [`options_text`] has them.
-    pub(crate) options: String,
+    /// `SO_SNDBUF`, where it was set.
+    pub(crate) send_buffer: Option<u32>,
+    /// `SO_RCVBUF`, where it was set.
+    pub(crate) receive_buffer: Option<u32>,
     /// The sockets.
     pub(crate) fds: Vec<OwnedFd>,
-}
-
-/// The options in the words of `Debug`, to be compared between processes: where a new version has other options than
-/// the old one they differ, and the sockets are opened anew.
-pub(crate) fn options_text(options: &SocketOptions) -> String {
-    format!("{options:?}")
 }
 
 /// A change that is ready to be made: everything new is bound. Dropped, it unbinds that again.
@@ -63,6 +59,8 @@ pub(crate) struct Change {
     closed: Vec<BindAt>,
     /// From what they are now to what they will be; their sockets stay.
     renamed: Vec<(BindAt, BindAt)>,
+    /// As they are now, with their new options; their sockets stay.
+    retuned: Vec<(BindAt, SocketOptions)>,
 }
 
 /// An address that cannot be bound.
@@ -106,16 +104,22 @@ impl Sockets {
         for at in changes.opened.iter().chain(&changes.changed) {
             let options = options_of(config, at);
             match self.find(at) {
-                Some(open) if open.keeps_with(&options) => {
+                Some(open) if open.can_become(&options) => {
+                    if open.options != options {
+                        try_options(at, &options)?;
+                        change.retuned.push((open.at.clone(), options));
+                    }
                     if open.at != *at {
                         change.renamed.push((open.at.clone(), at.clone()));
                     }
                 }
                 found => {
+                    // A port that the kernel chose stays the one it chose.
+                    let actual = found.and_then(Open::actual);
                     change.closed.extend(found.map(|open| open.at.clone()));
                     let is_ours = self.has_port(&at.bind, inherited, &change.opened);
                     let adopted = take_fitting(inherited, at, &options);
-                    let opened = self.bind(at, &options, adopted, is_ours);
+                    let opened = self.bind(at, actual, &options, adopted, is_ours || found.is_some());
                     change.opened.push(opened.map_err(|error| BindFailure { at: at.clone(), error })?);
                 }
             }
@@ -138,13 +142,20 @@ impl Sockets {
                 unlink(&at.bind);
             }
         }
+        for (at, options) in std::mem::take(&mut change.retuned) {
+            self.open.iter_mut().filter(|open| open.at == at).for_each(|open| open.retune(options.clone()));
+        }
         for (before, after) in std::mem::take(&mut change.renamed) {
             if let Some(open) = self.open.iter_mut().find(|open| open.at == before) {
                 open.at = after;
                 open.lend_to_all(workers);
             }
         }
-        for open in opened {
+        for mut open in opened {
+            if open.is_inherited {
+                // Not before this process is sure to serve: the old one has these sockets, too.
+                open.retune(open.options.clone());
+            }
             open.lend_to_all(workers);
             self.open.push(open);
         }
@@ -173,6 +184,7 @@ impl Sockets {
     fn bind(
         &self,
         at: &BindAt,
+        actual: Option<SocketAddr>,
         options: &SocketOptions,
         adopted: Option<Vec<OwnedFd>>,
         is_ours: bool,
@@ -186,9 +198,10 @@ impl Sockets {
                 if !is_ours {
                     refuse_taken(*address)?;
                 }
+                let mut address = actual.unwrap_or(*address);
                 while fds.len() < self.workers {
-                    let actual = fds.first().map(socket::local_address).transpose()?.flatten();
-                    fds.push(socket::listen_tcp(actual.unwrap_or(*address), options)?);
+                    address = fds.first().and_then(local_address).unwrap_or(address);
+                    fds.push(socket::listen_tcp(address, options)?);
                 }
             }
         }
@@ -206,18 +219,32 @@ impl Sockets {
 }
 
 impl Open {
-    /// Whether the sockets can stay as they are under these options. Of a Unix socket only the backlog could change,
-    /// and that is not worth a moment without the socket.
-    fn keeps_with(&self, options: &SocketOptions) -> bool {
-        matches!(self.at.bind, Bind::Unix(_)) || self.options == *options
+    /// Whether the sockets can be given these options and stay: all but a buffer size can be set on a socket that
+    /// listens.
+    fn can_become(&self, options: &SocketOptions) -> bool {
+        matches!(self.at.bind, Bind::Unix(_))
+            || !is_given_back(self.options.send_buffer, options.send_buffer)
+                && !is_given_back(self.options.receive_buffer, options.receive_buffer)
+    }
+
+    fn retune(&mut self, options: SocketOptions) {
+        for fd in self.fds.iter().filter(|_| matches!(self.at.bind, Bind::Tcp(_))) {
+            if let Err(error) = socket::retune_listener(fd, &options) {
+                tracing::warn!(bind = %self.at.bind, %error, "a listening socket keeps its old options");
+            }
+        }
+        self.options = options;
     }
 
     fn bound(&self) -> Bound {
-        let actual = self.fds.first().and_then(|fd| socket::local_address(fd).ok().flatten());
         Bound {
             listener: self.at.listener.clone(),
-            actual: actual.map_or_else(|| self.at.bind.clone(), Bind::Tcp),
+            actual: self.actual().map_or_else(|| self.at.bind.clone(), Bind::Tcp),
         }
+    }
+
+    fn actual(&self) -> Option<SocketAddr> {
+        self.fds.first().and_then(local_address)
     }
 
     fn lend_to_all(&self, workers: &Workers) {
@@ -253,24 +280,42 @@ impl Drop for Change {
     }
 }
 
-/// Sockets of another process for this address; TCP ones that were opened with other options are of no use.
+/// Sockets of another process for this address, unless they cannot be given these options.
 fn take_fitting(
     inherited: &mut Vec<Inherited>,
     at: &BindAt,
     options: &SocketOptions,
 ) -> Option<Vec<OwnedFd>> {
-    let options = options_text(options);
     let place = inherited.iter().position(|left| {
-        let keeps = matches!(left.at.bind, Bind::Unix(_)) || left.options == options;
-        is_same_socket(&left.at, at) && keeps && !left.fds.is_empty()
+        let is_tcp = matches!(left.at.bind, Bind::Tcp(_));
+        let gives_back = is_given_back(left.send_buffer, options.send_buffer)
+            || is_given_back(left.receive_buffer, options.receive_buffer);
+        is_same_socket(&left.at, at) && !(is_tcp && gives_back) && !left.fds.is_empty()
     })?;
     Some(inherited.swap_remove(place).fds)
+}
+
+/// A buffer size, once set, cannot be given back to the kernel.
+fn is_given_back(before: Option<u32>, after: Option<u32>) -> bool {
+    before.is_some() && after.is_none()
 }
 
 /// Addresses are unique over all listeners, but for port 0: there the listener tells.
 fn is_same_socket(one: &BindAt, other: &BindAt) -> bool {
     let is_any_port = matches!(one.bind, Bind::Tcp(address) if address.port() == 0);
     one.bind == other.bind && (!is_any_port || one.listener == other.listener)
+}
+
+/// Options that no socket takes refuse the config; tried on a socket that is thrown away.
+fn try_options(at: &BindAt, options: &SocketOptions) -> Result<(), BindFailure> {
+    let Bind::Tcp(address) = at.bind else { return Ok(()) };
+    Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)
+        .and_then(|socket| socket::set_listener_options(&socket, options))
+        .map_err(|error| BindFailure { at: at.clone(), error })
+}
+
+fn local_address(fd: &OwnedFd) -> Option<SocketAddr> {
+    socket::local_address(fd).ok().flatten()
 }
 
 fn options_of(config: &Config, at: &BindAt) -> SocketOptions {

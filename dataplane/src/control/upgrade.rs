@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe;
 
 use super::admin::AdminSockets;
-use super::sockets::{Inherited, Open, options_text};
+use super::sockets::{Inherited, Open};
 use crate::sys::inherit;
 
 /// What tells the new process that it takes over, and what it was left.
@@ -57,7 +57,8 @@ struct WillListener {
     listener: String,
     tcp: Option<SocketAddr>,
     unix: Option<PathBuf>,
-    options: String,
+    send_buffer: Option<u32>,
+    receive_buffer: Option<u32>,
     fds: Vec<RawFd>,
 }
 
@@ -210,7 +211,8 @@ fn will_of(open: &Open) -> WillListener {
         listener: open.at.listener.clone(),
         tcp,
         unix,
-        options: options_text(&open.options),
+        send_buffer: open.options.send_buffer,
+        receive_buffer: open.options.receive_buffer,
         fds: open.fds.iter().map(AsRawFd::as_raw_fd).collect(),
     }
 }
@@ -220,7 +222,8 @@ fn inherited(will: WillListener) -> io::Result<Inherited> {
     let bind = will.tcp.map(Bind::Tcp).or(will.unix.map(Bind::Unix));
     let bind =
         bind.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a listener without an address"))?;
-    Ok(Inherited { at: BindAt { listener: will.listener, bind }, options: will.options, fds })
+    let at = BindAt { listener: will.listener, bind };
+    Ok(Inherited { at, send_buffer: will.send_buffer, receive_buffer: will.receive_buffer, fds })
 }
 
 /// A file without a name that holds the text, to be read from its beginning.

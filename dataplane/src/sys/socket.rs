@@ -29,18 +29,41 @@ pub(crate) fn listen_tcp(address: SocketAddr, options: &SocketOptions) -> io::Re
         // `[::]` beside `0.0.0.0` must not clash: each address family is bound by its own line of the config.
         socket.set_only_v6(true)?;
     }
-    set_options(&SockRef::from(&socket), options)?;
-    if options.fastopen > 0 {
-        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, options.fastopen as i32)?;
-    }
-    if let Some(wait) = options.defer_accept {
-        let seconds = wait.as_secs().clamp(1, 3600) as i32;
-        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)?;
-    }
+    set_listener_options(&socket, options)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(backlog(options))?;
     Ok(socket.into())
+}
+
+/// Gives a socket that listens, or will, other options; what it accepts from now on has them. What `options` leaves open
+/// goes back to the kernel's default, but for the buffer sizes: those cannot be given back.
+pub(crate) fn set_listener_options(socket: impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let socket = SockRef::from(&fd);
+    set_options(&socket, options)?;
+    if options.notsent_lowat.is_none() {
+        // 0 stands for the kernel's own value (tcp(7)).
+        socket.set_tcp_notsent_lowat(0)?;
+    }
+    if options.keepalive.is_none() {
+        socket.set_keepalive(false)?;
+    }
+    if options.congestion.is_none()
+        && let Ok(name) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+    {
+        // As in `set_options`: a name that is not taken leaves the socket as good as it was.
+        let _ = socket.set_tcp_congestion(name.trim().as_bytes());
+    }
+    set_int(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, options.fastopen as i32)?;
+    let defer_s = options.defer_accept.map_or(0, |wait| wait.as_secs().clamp(1, 3600) as i32);
+    set_int(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, defer_s)
+}
+
+/// Sets other options and another backlog on a socket that listens; its queue stays.
+pub(crate) fn retune_listener(socket: impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    set_listener_options(&socket, options)?;
+    Ok(rustix::net::listen(socket, backlog(options))?)
 }
 
 /// Opens a Unix listening socket. A stale file, left by a process that is gone, is replaced; a live one is not.
@@ -78,7 +101,7 @@ pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::R
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     set_options(&SockRef::from(&socket), options)?;
     if options.fastopen > 0 {
-        set_int(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+        set_int(&SockRef::from(&socket), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
     }
     begin_connect(socket, &address.into())
 }
@@ -172,7 +195,7 @@ fn backlog(options: &SocketOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
-fn set_int(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+fn set_int(socket: &SockRef<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the option's value is an int that lives during the call, and its size is given.
     let result = unsafe {
         libc::setsockopt(

@@ -43,7 +43,7 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: &'static [Self] = &[Self::RoundRobin, Self::WeightedRoundRobin, Self::LeastInFlight];
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::WeightedRoundRobin, Self::LeastInFlight];
 
     /// As written in the config.
     pub fn name(self) -> &'static str {

@@ -67,7 +67,7 @@ pub(crate) const CLUSTER_PROTOCOLS: Words<ClusterProtocol> = Words {
 };
 
 pub(crate) const POLICIES: Words<Policy> = Words {
-    all: Policy::ALL,
+    all: &Policy::ALL,
     name: Policy::name,
     planned: &["random", "ip_hash", "consistent_hash", "p2c", "node_score"],
 };
