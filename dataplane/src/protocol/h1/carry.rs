@@ -9,8 +9,8 @@ use dataplane_core::h1::{Asked, BodyDecoder, Client};
 use dataplane_core::request::{Method, Version};
 
 use super::super::exchange::{Exchange, Failed, Reached, Try, count};
-use super::super::watch::{Seen, Watching};
-use super::answer::{Answered, answer};
+use super::super::watch::{Seen, Watching, hangup};
+use super::answer::{Answered, answer, end_kind};
 use super::reply::{self, Reply};
 use super::request::Admitted;
 use super::upload::{Uploaded, upload};
@@ -41,11 +41,22 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
     let carried = {
         let mut work = pin!(carriage.run(first, request, upload, &mut rest));
         let mut arm = Some(arm);
+        let mut behind_bytes = None;
         std::future::poll_fn(|context| {
             if let Poll::Ready(carried) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(carried));
             }
-            carriage.poll_gone(context, &mut watching, &mut arm).map(|()| None)
+            if carriage.poll_gone(context, &mut watching, &mut arm).is_ready() {
+                return Poll::Ready(None);
+            }
+            if carriage.is_tunnel.get() || !watching.has_bytes() {
+                return Poll::Pending;
+            }
+            behind_bytes
+                .get_or_insert_with(|| Box::pin(hangup(&client.stream)))
+                .as_mut()
+                .poll(context)
+                .map(|()| None)
         })
         .await
     };
@@ -152,10 +163,15 @@ impl Carriage<'_> {
         let Self { client, exchange, .. } = *self;
         let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
+        let mut left = pin!(hangup(&client.stream));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
             if let Poll::Ready(answered) = down.as_mut().poll(context) {
                 return Poll::Ready(Ok(answered));
+            }
+            // While the endpoint takes no more, nobody reads what the client does.
+            if self.is_uploading.get() && left.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(end_kind(client, FaultKind::ClientGone)));
             }
             if is_up_ended {
                 return Poll::Pending;
