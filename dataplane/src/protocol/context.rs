@@ -16,6 +16,11 @@ use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
 use crate::upstream::{Cluster, Endpoint, Shelves};
 
+/// Lines about failed exchanges that one worker logs in a second.
+const LOG_LINES_MAX: u32 = 10;
+/// A second.
+const LOG_WINDOW_TICKS: u64 = 100;
+
 /// Everything that a config means to the workers: the snapshot and what outlives it.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -143,6 +148,8 @@ pub(crate) struct Context {
     endpoints: RefCell<HashMap<EndpointId, Rc<Endpoint>>>,
     ingresses: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
+    /// The second that the last line was logged in, and how many lines that were.
+    logged: Cell<(u64, u32)>,
     clock: Clock,
     ids: RequestIds,
     /// Lent to the parser for the length of one call.
@@ -162,6 +169,7 @@ impl Context {
             endpoints: RefCell::default(),
             ingresses: RefCell::default(),
             draining: Cell::new(false),
+            logged: Cell::new((0, 0)),
             clock: Clock::new(),
             ids: RequestIds::new(),
             fields: RefCell::new(FieldStorage::default()),
@@ -244,6 +252,15 @@ impl Context {
         let (other, least) =
             self.all_stats.iter().map(|stats| load(stats)).enumerate().min_by_key(|(_, load)| *load)?;
         (other != self.worker && ours > least + margin).then_some(other)
+    }
+
+    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics.
+    pub(crate) fn may_log(&self) -> bool {
+        let second = now() / LOG_WINDOW_TICKS;
+        let (window, lines) = self.logged.get();
+        let lines = if window == second { lines + 1 } else { 1 };
+        self.logged.set((second, lines));
+        lines <= LOG_LINES_MAX
     }
 
     /// Closes idle upstream connections that are dead or too old.

@@ -161,6 +161,8 @@ impl Carriage<'_> {
         body: BodyDecoder,
     ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
+        // Until all of it has come by and was kept, there is no way back to the beginning of the body.
+        exchange.is_body_lost.set(true);
         let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
         let mut left = pin!(hangup(&client.stream));
@@ -182,6 +184,7 @@ impl Carriage<'_> {
                 Ok(Uploaded::Whole(behind)) => {
                     self.behind.set(behind);
                     exchange.is_asked.set(true);
+                    exchange.is_body_lost.set(!exchange.is_kept());
                     self.is_uploading.set(false);
                     self.await_answer(reached);
                     Poll::Pending
@@ -259,12 +262,24 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     reply::send(client, &reply).await
 }
 
+/// Faults are logged by their level, but no faster than someone could read: an origin that is down would fill a disk.
 fn log(exchange: &Exchange, fault: FaultKind) {
-    tracing::debug!(
-        kind = fault.as_str(),
-        blame = fault.blame().as_str(),
-        route = exchange.route().entry.config.name,
-        request_id = exchange.id.as_str(),
-        "exchange failed"
-    );
+    use proto::config::LogLevel;
+    let kind = fault.as_str();
+    let blame = fault.blame().as_str();
+    let route = exchange.route().entry.config.name.as_str();
+    let request_id = exchange.id.as_str();
+    match fault.log_level() {
+        LogLevel::Trace | LogLevel::Debug => {
+            tracing::debug!(kind, blame, route, request_id, "exchange failed")
+        }
+        level if exchange.context.may_log() => match level {
+            LogLevel::Error => tracing::error!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Warn => tracing::warn!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Info | LogLevel::Debug | LogLevel::Trace => {
+                tracing::info!(kind, blame, route, request_id, "exchange failed");
+            }
+        },
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => {}
+    }
 }
