@@ -3,6 +3,8 @@
 use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::UnixStream;
@@ -57,14 +59,7 @@ impl Stream {
     /// Sends once; what was taken is consumed from `buf`.
     pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
         // SAFETY: as in `recv`.
-        let send = unsafe { &mut *self.socket.get() }.write(buf);
-        async move {
-            let (result, mut buf) = send.await;
-            if let Ok(count) = result {
-                buf.consume(count);
-            }
-            (result, buf)
-        }
+        Sending(unsafe { &mut *self.socket.get() }.write(buf))
     }
 
     /// Looks at the receive queue without waiting.
@@ -92,6 +87,24 @@ impl Stream {
     fn shared(&self) -> &UnixStream {
         // SAFETY: exclusive references exist only within `recv` and `send`, which do not call here.
         unsafe { &*self.socket.get() }
+    }
+}
+
+/// A send under way: consumes what was taken. By hand, since an `async` block would hold the operation twice.
+struct Sending<S>(S);
+
+impl<S: Future<Output = (io::Result<usize>, Buf)>> Future for Sending<S> {
+    type Output = (io::Result<usize>, Buf);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: the operation is pinned with `self` and never moved out of it.
+        let send = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
+        send.poll(context).map(|(result, mut buf)| {
+            if let Ok(count) = result {
+                buf.consume(count);
+            }
+            (result, buf)
+        })
     }
 }
 
