@@ -5,6 +5,7 @@
 pub(crate) mod capture;
 pub(crate) mod config;
 pub(crate) mod hole;
+pub(crate) mod load;
 pub(crate) mod wire;
 
 use std::io::{BufRead, BufReader, Read};

@@ -382,6 +382,11 @@ impl Wire {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// As [`Wire::half_close`], of a connection that the peer may have ended.
+    pub(crate) fn half_close_if_open(&self) {
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
     /// Goes away with a reset.
     pub(crate) fn reset(self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
