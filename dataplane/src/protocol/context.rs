@@ -14,7 +14,7 @@ use quanta::Clock;
 use super::ident::RequestId;
 use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
-use crate::upstream::{Cluster, Endpoint, Shelves};
+use crate::upstream::{Cluster, Pools, Shelves};
 
 /// Lines about failed exchanges that one worker logs in a second.
 const LOG_LINES_MAX: u32 = 10;
@@ -59,12 +59,7 @@ pub(crate) struct RouteView {
 }
 
 impl View {
-    fn new(
-        live: Arc<Live>,
-        before: Option<&Self>,
-        endpoints: &mut HashMap<EndpointId, Rc<Endpoint>>,
-        worker: usize,
-    ) -> Self {
+    fn new(live: Arc<Live>, before: Option<&Self>, pools: &mut Pools, worker: usize) -> Self {
         let snapshot = &live.snapshot;
         let clusters: Vec<Rc<Cluster>> = snapshot
             .clusters
@@ -76,7 +71,7 @@ impl View {
                     return Rc::clone(old);
                 }
                 let old = old.map(Rc::as_ref);
-                Rc::new(Cluster::new(Arc::clone(cluster), old, endpoints, &live.shelves, worker))
+                Rc::new(Cluster::new(Arc::clone(cluster), old, pools, &live.shelves, worker))
             })
             .collect();
         let route_view = |route: &Arc<RouteEntry>| RouteView {
@@ -145,7 +140,7 @@ pub(crate) struct Context {
     all_stats: Arc<[Arc<WorkerStats>]>,
     admission: Arc<Admission>,
     view: RefCell<Option<Rc<View>>>,
-    endpoints: RefCell<HashMap<EndpointId, Rc<Endpoint>>>,
+    pools: RefCell<Pools>,
     ingresses: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
     /// The second that the last line was logged in, and how many lines that were.
@@ -166,7 +161,7 @@ impl Context {
             all_stats,
             admission,
             view: RefCell::new(None),
-            endpoints: RefCell::default(),
+            pools: RefCell::default(),
             ingresses: RefCell::default(),
             draining: Cell::new(false),
             logged: Cell::new((0, 0)),
@@ -179,10 +174,10 @@ impl Context {
 
     /// Serves by `live` from the next exchange on.
     pub(crate) fn apply(&self, live: Arc<Live>) {
-        let mut endpoints = self.endpoints.borrow_mut();
+        let mut pools = self.pools.borrow_mut();
         let before = self.view.borrow_mut().take();
-        let view = View::new(live, before.as_deref(), &mut endpoints, self.worker);
-        endpoints.retain(|id, endpoint| view.live.shelves.contains_key(id) || Rc::strong_count(endpoint) > 1);
+        let view = View::new(live, before.as_deref(), &mut pools, self.worker);
+        pools.retain(|id, _| view.live.shelves.contains_key(id));
         for ingress in self.ingresses.borrow().iter() {
             ingress.index.set(view.live.snapshot.listener(&ingress.name));
         }
