@@ -11,6 +11,7 @@ use monoio::net::UnixStream;
 use rustix::net::Shutdown;
 
 use super::buf::Buf;
+use crate::sys::event;
 use crate::sys::socket::{self, Peek};
 
 /// A connected stream socket.
@@ -48,6 +49,11 @@ impl Stream {
     /// Waits until the socket takes bytes, or its connect is done.
     pub(crate) fn writable(&self) -> impl Future<Output = io::Result<()>> {
         self.shared().writable(false)
+    }
+
+    /// Waits until the peer closes its side or resets, whatever it sent before that and is still unread.
+    pub(crate) async fn hangup(&self) -> io::Result<()> {
+        Self::adopt(event::hangup(self)?)?.readable().await
     }
 
     /// Sends once; what was taken is consumed from `buf`.

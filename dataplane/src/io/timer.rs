@@ -64,6 +64,24 @@ pub(crate) enum Timer {
     Total,
 }
 
+impl Timer {
+    /// Makes the operation complete that waits on `fd`.
+    fn end_wait(self, fd: RawFd) {
+        match self {
+            // A client that is too slow can still be told so (RFC 9110, section 15.5.9).
+            Self::RequestHead | Self::RequestBody => socket::shutdown_read_raw(fd),
+            Self::KeepAlive
+            | Self::Send
+            | Self::Linger
+            | Self::Connect
+            | Self::UpstreamSend
+            | Self::FirstByte
+            | Self::Idle
+            | Self::Total => socket::shutdown_raw(fd),
+        }
+    }
+}
+
 /// What a deadline watches; each side has at most one deadline at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -310,7 +328,7 @@ impl Sockets {
             if self.fired.get().is_none() {
                 self.fired.set(Some(deadline.timer));
             }
-            socket::shutdown_raw(deadline.fd);
+            deadline.timer.end_wait(deadline.fd);
             if deadline.timer == Timer::Total && sending_to.at != NEVER {
                 // The exchange waits for its client, not for its origin: end that wait as well.
                 socket::shutdown_raw(sending_to.fd);

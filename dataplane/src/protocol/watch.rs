@@ -6,12 +6,16 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::io::{Buf, Stream};
 use crate::sys::socket::Peek;
 
 /// Buffers that one worker lends to silent clients at most; more clients than that wait for readiness.
 const EAGER_MOST: u32 = 512;
+
+/// How long bytes of a client stay unread before its hangup is watched for.
+const HANGUP_AFTER: Duration = crate::io::TICK;
 
 thread_local! {
     static EAGER: Cell<u32> = const { Cell::new(0) };
@@ -66,6 +70,16 @@ pub(crate) async fn watch(client: &Stream, eager: Option<Eager>) -> Seen {
     }
 }
 
+/// Waits until a client has gone whose next bytes nobody reads at the moment: those behind its request, or those of a
+/// body that its endpoint does not take. Begins to watch a little later, since most such times are short.
+pub(crate) async fn hangup(client: &Stream) {
+    crate::io::sleep(HANGUP_AFTER).await;
+    if client.hangup().await.is_err() {
+        // It cannot be watched: the deadlines of the exchange hold all the same.
+        std::future::pending().await
+    }
+}
+
 /// A watch that may run beside an exchange: armed or not, over or not.
 pub(crate) struct Watching<'a, W> {
     slot: Pin<&'a mut Option<W>>,
@@ -101,6 +115,11 @@ impl<'a, W: Future<Output = Seen>> Watching<'a, W> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether the client has sent bytes, so that the watch is over.
+    pub(crate) fn has_bytes(&self) -> bool {
+        matches!(self.seen, Some(Seen::Bytes(_) | Seen::Readable))
     }
 
     /// What was seen of the client's next move; none if it has not moved, and then an armed watch stays in its slot.

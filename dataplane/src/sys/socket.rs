@@ -159,6 +159,12 @@ pub(crate) fn shutdown_raw(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
+/// As [`shutdown`] of the receiving direction, for a descriptor that is known by its number.
+pub(crate) fn shutdown_read_raw(fd: RawFd) {
+    // SAFETY: as in `shutdown_raw`.
+    unsafe { libc::shutdown(fd, libc::SHUT_RD) };
+}
+
 /// Applies what can be set on a listening socket (and is inherited by what it accepts) or before a connect.
 fn set_options(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;

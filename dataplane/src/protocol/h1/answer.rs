@@ -175,6 +175,8 @@ fn open(
             return Err(malformed(kind));
         }
     };
+    // RFC 9110, section 10.1.1: a refusal that comes before the end of the request says that the rest is not read.
+    wants.keep_alive &= exchange.is_asked.get() || head.status < 300;
     let sending = response_framing(&wants, &head);
     let edits = ResponseEdits {
         client_version: wants.version,

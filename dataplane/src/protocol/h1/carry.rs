@@ -9,8 +9,8 @@ use dataplane_core::h1::{Asked, BodyDecoder, Client};
 use dataplane_core::request::{Method, Version};
 
 use super::super::exchange::{Exchange, Failed, Reached, Try, count};
-use super::super::watch::{Seen, Watching};
-use super::answer::{Answered, answer};
+use super::super::watch::{Seen, Watching, hangup};
+use super::answer::{Answered, answer, end_kind};
 use super::reply::{self, Reply};
 use super::request::Admitted;
 use super::upload::{Uploaded, upload};
@@ -41,11 +41,22 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
     let carried = {
         let mut work = pin!(carriage.run(first, request, upload, &mut rest));
         let mut arm = Some(arm);
+        let mut behind_bytes = None;
         std::future::poll_fn(|context| {
             if let Poll::Ready(carried) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(carried));
             }
-            carriage.poll_gone(context, &mut watching, &mut arm).map(|()| None)
+            if carriage.poll_gone(context, &mut watching, &mut arm).is_ready() {
+                return Poll::Ready(None);
+            }
+            if carriage.is_tunnel.get() || !watching.has_bytes() {
+                return Poll::Pending;
+            }
+            behind_bytes
+                .get_or_insert_with(|| Box::pin(hangup(&client.stream)))
+                .as_mut()
+                .poll(context)
+                .map(|()| None)
         })
         .await
     };
@@ -150,12 +161,19 @@ impl Carriage<'_> {
         body: BodyDecoder,
     ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
+        // Until all of it has come by and was kept, there is no way back to the beginning of the body.
+        exchange.is_body_lost.set(true);
         let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
+        let mut left = pin!(hangup(&client.stream));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
             if let Poll::Ready(answered) = down.as_mut().poll(context) {
                 return Poll::Ready(Ok(answered));
+            }
+            // While the endpoint takes no more, nobody reads what the client does.
+            if self.is_uploading.get() && left.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(end_kind(client, FaultKind::ClientGone)));
             }
             if is_up_ended {
                 return Poll::Pending;
@@ -166,6 +184,7 @@ impl Carriage<'_> {
                 Ok(Uploaded::Whole(behind)) => {
                     self.behind.set(behind);
                     exchange.is_asked.set(true);
+                    exchange.is_body_lost.set(!exchange.is_kept());
                     self.is_uploading.set(false);
                     self.await_answer(reached);
                     Poll::Pending
@@ -243,12 +262,24 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     reply::send(client, &reply).await
 }
 
+/// Faults are logged by their level, but no faster than someone could read: an origin that is down would fill a disk.
 fn log(exchange: &Exchange, fault: FaultKind) {
-    tracing::debug!(
-        kind = fault.as_str(),
-        blame = fault.blame().as_str(),
-        route = exchange.route().entry.config.name,
-        request_id = exchange.id.as_str(),
-        "exchange failed"
-    );
+    use proto::config::LogLevel;
+    let kind = fault.as_str();
+    let blame = fault.blame().as_str();
+    let route = exchange.route().entry.config.name.as_str();
+    let request_id = exchange.id.as_str();
+    match fault.log_level() {
+        LogLevel::Trace | LogLevel::Debug => {
+            tracing::debug!(kind, blame, route, request_id, "exchange failed")
+        }
+        level if exchange.context.may_log() => match level {
+            LogLevel::Error => tracing::error!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Warn => tracing::warn!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Info | LogLevel::Debug | LogLevel::Trace => {
+                tracing::info!(kind, blame, route, request_id, "exchange failed");
+            }
+        },
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => {}
+    }
 }

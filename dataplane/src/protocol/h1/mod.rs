@@ -170,7 +170,9 @@ async fn requests<W: Future<Output = Seen>>(
         let is_busy = now() <= client.busy_until.replace(now() + BUSY_TICKS);
         let ended = match reading {
             Reading::Admitted(admitted) => {
-                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_busy)).await
+                // What comes behind an upgrade may belong to the tunnel: it stays in the kernel until that is known.
+                let is_eager = is_busy && !admitted.asked.upgrade;
+                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_eager)).await
             }
             Reading::Refused(refusal) => Box::pin(refuse(client, &refusal)).await,
             Reading::Partial(_) => return Next::Close,
@@ -225,10 +227,9 @@ async fn receive(client: &Connection, mut buf: Buf) -> Option<Reading> {
         let (received, filled) = client.stream.recv(buf).await;
         buf = filled;
         if !matches!(received, Ok(1..)) {
-            if client.deadlines.fired() == Some(Timer::RequestHead) {
-                client.ingress.stats().count_fault(FaultKind::RequestHeadTimeout);
-            }
-            return None;
+            let is_late = client.deadlines.fired() == Some(Timer::RequestHead);
+            let id = || client.context.request_id();
+            return is_late.then(|| Reading::Refused(Refusal::unread(FaultKind::RequestHeadTimeout, id())));
         }
     }
 }

@@ -201,13 +201,16 @@ fn rewrite(
     let mut exchange = begin(decision.id, decision.asked.method, decision.route);
     input.consume(decision.head_bytes);
     let mut decoder = BodyDecoder::for_request(decision.body);
+    // What is refused here is counted where refusals are: not as an exchange that ended.
     let scan = decoder.scan(input.bytes()).map_err(|error| {
-        exchange.finish(Some(FaultKind::MalformedRequest));
         let mut refusal = Refusal::unread(FaultKind::MalformedRequest, exchange.id.clone());
         refusal.detail = Some(error.as_str());
         refusal
     })?;
     count(&exchange.tally.bytes_in, scan.data);
+    if exchange.route().entry.config.request_body_max.is_some_and(|max| scan.data > max) {
+        return Err(Refusal::unread(FaultKind::BodyTooLarge, exchange.id.clone()));
+    }
     let is_whole = scan.done || decoder.is_done();
     let rest = (scan.consumed < input.len()).then(|| copy_of(&input.bytes()[scan.consumed..]));
     input.truncate(scan.consumed);
