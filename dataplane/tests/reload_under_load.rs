@@ -23,7 +23,7 @@ fn variant(base: &Config, origin: std::net::SocketAddr, number: u64) -> Config {
     );
     let listener = "[[listeners]]\nname = \"second\"\nbind = \"127.0.0.1:0\"";
     let config = base.clone().more(&route);
-    if number % 3 == 0 { config.more(listener) } else { config }
+    if number.is_multiple_of(3) { config.more(listener) } else { config }
 }
 
 #[test]

@@ -297,7 +297,7 @@ fn exchanges_cut_at_any_moment_give_their_buffers_back() {
                 );
                 let bytes = &answer.as_bytes()[..cut * 7 % (answer.len() + 1)];
                 let _ = upstream.try_send(bytes);
-                if cut % 3 == 0 {
+                if cut.is_multiple_of(3) {
                     upstream.reset();
                 }
             }

@@ -195,7 +195,10 @@ impl Proxy {
     pub(crate) fn assert_at_rest(&self) {
         self.eventually("no stream is in flight", |proxy| proxy.status()["streams"] == 0);
         self.eventually("no client is connected", |proxy| proxy.status()["connections"] == 0);
-        self.eventually("no buffer is lent", |proxy| proxy.status()["memory"]["buffer_bytes"] == 0);
+        self.eventually("no buffer is lent", |proxy| {
+            let memory = &proxy.status()["memory"];
+            memory["buffers"] == 0 && memory["buffer_bytes"] == 0
+        });
         self.assert_sound();
     }
 
