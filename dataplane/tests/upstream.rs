@@ -11,7 +11,7 @@ use bench::origin::{Address, Origin, OriginOptions};
 use serde_json::Value;
 use story::config::Config;
 use story::hole::Refusing;
-use story::wire::Wire;
+use story::wire::{Head, Wire};
 use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 fn endpoint_of<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -242,6 +242,50 @@ fn a_post_that_an_origin_may_have_seen_goes_to_no_other() {
         drop(proxy);
         assert_eq!(served.join().unwrap(), tries, "{method}");
     }
+}
+
+/// An SDK sends head and body in two writes, so the body is streamed: it can be sent again only because it was kept.
+#[test]
+fn a_streamed_body_is_sent_again_whole_if_it_was_kept_and_never_in_part() {
+    let (first, second) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    for (kept, body_bytes, expected) in [("32KiB", 20_000, 200), ("8KiB", 20_000, 502)] {
+        let endpoints = [first.local_addr().unwrap(), second.local_addr().unwrap()];
+        let config =
+            Config::to_all(endpoints).route(&format!("retries = {{ attempts = 2, body = \"{kept}\" }}"));
+        let proxy = Proxy::start(&config.cluster("policy = \"round_robin\""));
+        let mut client = proxy.connect();
+        client.send(format!("PUT / HTTP/1.1\r\nHost: story\r\nContent-Length: {body_bytes}\r\n\r\n"));
+        // The endpoint has the head before the first byte of the body is sent.
+        let (seen, other) = first_to_be_asked(&first, &second);
+        let (mut upstream, head) = seen;
+        let body = "x".repeat(body_bytes);
+        client.send(&body);
+        assert_eq!(upstream.body(&head).len(), body_bytes);
+        drop(upstream);
+        if expected == 200 {
+            let mut upstream = Wire::accept(other);
+            let head = upstream.head();
+            assert_eq!(upstream.body(&head), body.as_bytes());
+            upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+        assert_eq!(client.response().0.status(), expected, "{kept} kept of {body_bytes}");
+        assert_eq!(proxy.metric("millrace_retries_total", &[]), u64::from(expected == 200));
+    }
+}
+
+/// Accepts on whichever of the two is dialled first; returns that connection with its request head, and the other one.
+fn first_to_be_asked<'a>(first: &'a TcpListener, second: &'a TcpListener) -> ((Wire, Head), &'a TcpListener) {
+    let started = std::time::Instant::now();
+    while started.elapsed() < PATIENCE {
+        for (listener, other) in [(first, second), (second, first)] {
+            if let Some(mut upstream) = Wire::accept_within(listener, Duration::from_millis(5)) {
+                let head = upstream.head();
+                return ((upstream, head), other);
+            }
+        }
+    }
+    panic!("neither endpoint was asked");
 }
 
 #[test]

@@ -150,8 +150,8 @@ impl EndpointState {
     }
 }
 
-/// What a worker knows of a cluster: its endpoints, and whose turn it is.
-#[derive(Debug)]
+/// What a worker knows of a cluster: its endpoints, and whose turn it is. A clone shares the counts of exchanges.
+#[derive(Clone, Debug)]
 pub struct ClusterState {
     worker: usize,
     balancer: Balancer,

@@ -57,7 +57,7 @@ fn check_request_rewrite(head: &RequestHead<'_>) {
         client: Some([192, 0, 2, 7].into()),
         scheme: "http",
         trust_forwarded: false,
-        request_id: head.request_id().unwrap_or("made"),
+        request_id: head.request_id().unwrap_or("made").as_bytes(),
         via: "millrace",
         rules: &rules,
         body: head.length,
@@ -78,7 +78,7 @@ fn check_request_rewrite(head: &RequestHead<'_>) {
     assert_eq!((sent.length, sent.upgrade), (head.length, head.upgrade));
     assert_eq!(sent.expect_continue, head.expect_continue);
     assert_eq!(sent.host.map(|host| host.raw), head.host.map_or(Some("origin"), |host| Some(host.raw)));
-    assert_eq!(sent.request_id(), Some(edits.request_id));
+    assert_eq!(sent.request_id().map(str::as_bytes), Some(edits.request_id));
     let last_address = sent.fields.of_kind(FieldKind::XForwardedFor).last().map(|field| field.value);
     assert!(last_address.is_some_and(|value| value.ends_with(b"192.0.2.7")), "the client's address is lost");
 }
@@ -126,7 +126,7 @@ fn check_response_rewrite(head: &ResponseHead<'_>, client: Client, asked: Asked)
         sending,
         rules: &rules,
         via: Some("millrace"),
-        request_id: Some("made"),
+        request_id: Some(b"made"),
     };
     let mut out = [0; OUT_BYTES];
     let len = encode_response(&mut out, head, &edits).expect("a rewritten head fits");

@@ -19,7 +19,7 @@ fn edits(rules: &HeaderEdits) -> RequestEdits<'_> {
         client: Some([192, 0, 2, 7].into()),
         scheme: "http",
         trust_forwarded: false,
-        request_id: "id",
+        request_id: b"id",
         via: "millrace",
         rules,
         body: BodyLength::None,
@@ -237,7 +237,7 @@ fn response_with(text: &str, client: Client, rules: &HeaderEdits) -> String {
         .expect("complete");
     let sending = response_framing(&client, &head);
     let edits =
-        ResponseEdits { client_version: client.version, sending, rules, via: None, request_id: Some("id") };
+        ResponseEdits { client_version: client.version, sending, rules, via: None, request_id: Some(b"id") };
     let mut out = vec![0; 4096];
     let len = encode_response(&mut out, &head, &edits).unwrap();
     for size in 0..len {

@@ -238,7 +238,7 @@ fn rewrite(raw: &[u8]) -> Vec<u8> {
         client: None,
         scheme: "http",
         trust_forwarded: false,
-        request_id: "id",
+        request_id: b"id",
         via: "millrace",
         rules: &rules,
         body: head.length,

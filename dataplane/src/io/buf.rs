@@ -221,36 +221,32 @@ impl Drop for Buf {
     }
 }
 
-/// A buffer lent to the kernel for receiving behind its content.
-pub(super) struct Receiving(pub(super) Buf);
-
+// Receiving goes behind the content.
 // SAFETY: the pointer is into a boxed slice, which does not move with the struct; `bytes_total` bytes behind it are
-// ours; the box lives until the operation gives the struct back.
-unsafe impl IoBufMut for Receiving {
+// ours; the box lives until the operation gives the buffer back.
+unsafe impl IoBufMut for Buf {
     fn write_ptr(&mut self) -> *mut u8 {
-        self.0.tail_mut().as_mut_ptr()
+        self.tail_mut().as_mut_ptr()
     }
 
     fn bytes_total(&mut self) -> usize {
-        self.0.spare()
+        self.spare()
     }
 
     unsafe fn set_init(&mut self, count: usize) {
-        self.0.advance(count);
+        self.advance(count);
     }
 }
 
-/// A buffer lent to the kernel for sending its content.
-pub(super) struct Sending(pub(super) Buf);
-
-// SAFETY: as for `Receiving`; the content is always initialised, since buffers are zeroed when they are made.
-unsafe impl IoBuf for Sending {
+// Sending takes the content.
+// SAFETY: as for receiving; the content is always initialised, since buffers are zeroed when they are made.
+unsafe impl IoBuf for Buf {
     fn read_ptr(&self) -> *const u8 {
-        self.0.bytes().as_ptr()
+        self.bytes().as_ptr()
     }
 
     fn bytes_init(&self) -> usize {
-        self.0.len()
+        self.len()
     }
 }
 

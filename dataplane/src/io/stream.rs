@@ -3,12 +3,14 @@
 use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
-use monoio::net::TcpStream;
+use monoio::net::UnixStream;
 use rustix::net::Shutdown;
 
-use super::buf::{Buf, Receiving, Sending};
+use super::buf::Buf;
 use crate::sys::event;
 use crate::sys::socket::{self, Peek};
 
@@ -19,26 +21,24 @@ use crate::sys::socket::{self, Peek};
 pub(crate) struct Stream {
     // monoio asks for `&mut` to start an operation, but keeps nothing of it: the operation holds its own counted
     // handle of the descriptor. The cell lets a receive and a send be started side by side on one thread.
-    tcp: UnsafeCell<TcpStream>,
+    //
+    // Receive, send and poll are the same for every stream socket, whatever its family. Of monoio's types the one for
+    // Unix sockets is a bare handle; the one for TCP drags a cache of addresses along wherever it is moved.
+    socket: UnsafeCell<UnixStream>,
 }
 
 impl Stream {
     /// Takes a connected socket over; its blocking mode must fit the driver (see [`super::sockets_nonblocking`]).
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        // A Unix stream socket answers to the same receive, send and poll as a TCP one.
-        let tcp = TcpStream::from_std(std::net::TcpStream::from(fd))?;
-        Ok(Self { tcp: UnsafeCell::new(tcp) })
+        let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))?;
+        Ok(Self { socket: UnsafeCell::new(socket) })
     }
 
     /// Receives once behind the content of `buf`, which comes back with the count; 0 is the peer's end.
     pub(crate) fn recv(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
         // SAFETY: the exclusive reference is used only to submit the operation, which ends before this call returns;
         // the socket is never touched from another thread.
-        let receive = unsafe { &mut *self.tcp.get() }.read(Receiving(buf));
-        async move {
-            let (result, Receiving(buf)) = receive.await;
-            (result, buf)
-        }
+        unsafe { &mut *self.socket.get() }.read(buf)
     }
 
     /// Waits until there is something to receive, holding no buffer.
@@ -59,14 +59,7 @@ impl Stream {
     /// Sends once; what was taken is consumed from `buf`.
     pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
         // SAFETY: as in `recv`.
-        let send = unsafe { &mut *self.tcp.get() }.write(Sending(buf));
-        async move {
-            let (result, Sending(mut buf)) = send.await;
-            if let Ok(count) = result {
-                buf.consume(count);
-            }
-            (result, buf)
-        }
+        Sending(unsafe { &mut *self.socket.get() }.write(buf))
     }
 
     /// Looks at the receive queue without waiting.
@@ -86,14 +79,32 @@ impl Stream {
 
     /// Gives the descriptor back, for another worker or for the pool. No operation may be in flight.
     pub(crate) fn into_fd(self) -> OwnedFd {
-        let raw = self.tcp.into_inner().into_raw_fd();
+        let raw = self.socket.into_inner().into_raw_fd();
         // SAFETY: `into_raw_fd` gives up the only owner of this descriptor.
         unsafe { OwnedFd::from_raw_fd(raw) }
     }
 
-    fn shared(&self) -> &TcpStream {
+    fn shared(&self) -> &UnixStream {
         // SAFETY: exclusive references exist only within `recv` and `send`, which do not call here.
-        unsafe { &*self.tcp.get() }
+        unsafe { &*self.socket.get() }
+    }
+}
+
+/// A send under way: consumes what was taken. By hand, since an `async` block would hold the operation twice.
+struct Sending<S>(S);
+
+impl<S: Future<Output = (io::Result<usize>, Buf)>> Future for Sending<S> {
+    type Output = (io::Result<usize>, Buf);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: the operation is pinned with `self` and never moved out of it.
+        let send = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
+        send.poll(context).map(|(result, mut buf)| {
+            if let Ok(count) = result {
+                buf.consume(count);
+            }
+            (result, buf)
+        })
     }
 }
 

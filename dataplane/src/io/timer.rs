@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -114,17 +115,24 @@ struct Timers {
 
 struct Entry {
     timer: TimerId,
-    /// The earliest tick that the wheel was asked for; later deadlines need not ask again.
-    asked: u64,
     watches: Watches,
 }
 
 enum Watches {
-    Sockets { deadlines: [Deadline; SIDES], fired: Option<Timer> },
+    Sockets(Rc<Sockets>),
     Sleep { until: u64, waker: Option<Waker> },
 }
 
-#[derive(Clone, Copy)]
+/// The deadlines of one connection, shared with the wheel: to move one is a store, no look into the table.
+#[derive(Debug)]
+struct Sockets {
+    deadlines: [Cell<Deadline>; SIDES],
+    fired: Cell<Option<Timer>>,
+    /// The earliest tick that the wheel was asked for; later deadlines need not ask again.
+    asked: Cell<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Deadline {
     at: u64,
     fd: RawFd,
@@ -160,91 +168,93 @@ pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> 
 /// The deadlines of one client connection and of the upstream connection it uses at the moment.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
+    sockets: Rc<Sockets>,
     key: u32,
 }
 
 impl Deadlines {
     /// A place in the worker's table, with nothing armed.
     pub(crate) fn new() -> Self {
-        let watches = Watches::Sockets { deadlines: [UNARMED; SIDES], fired: None };
-        Self { key: TIMERS.with_borrow_mut(|timers| timers.insert(watches)) }
+        let sockets = Rc::new(Sockets {
+            deadlines: [const { Cell::new(UNARMED) }; SIDES],
+            fired: Cell::new(None),
+            asked: Cell::new(NEVER),
+        });
+        let watches = Watches::Sockets(Rc::clone(&sockets));
+        Self { sockets, key: TIMERS.with_borrow_mut(|timers| timers.insert(watches)) }
     }
 
     /// Sets the deadline of `side` to `after` from now; when it passes, `fd` is shut down. The caller disarms it before
     /// it gives `fd` away.
     pub(crate) fn arm(&self, side: Side, timer: Timer, fd: RawFd, after: Ticks) {
         let at = now() + u64::from(after.0);
-        TIMERS.with_borrow_mut(|timers| {
-            let Some(entry) = timers.entries.get_mut(self.key as usize) else { return };
-            let Watches::Sockets { deadlines, .. } = &mut entry.watches else { return };
-            deadlines[side as usize] = Deadline { at, fd, timer };
-            entry.ask(&mut timers.wheel, at);
-        });
+        self.sockets.deadlines[side as usize].set(Deadline { at, fd, timer });
+        // The wheel looks again at what has moved later, so nearly always it comes by early enough.
+        if at < self.sockets.asked.get() {
+            self.sockets.asked.set(at);
+            TIMERS.with_borrow_mut(|timers| timers.ask(self.key, at));
+        }
     }
 
     /// Makes the deadline of `side` shut another descriptor down when it passes; -1 for none.
     pub(crate) fn aim(&self, side: Side, fd: RawFd) {
-        TIMERS.with_borrow_mut(|timers| {
-            if let Some(Watches::Sockets { deadlines, .. }) = timers.watches(self.key) {
-                deadlines[side as usize].fd = fd;
-            }
-        });
+        let deadline = &self.sockets.deadlines[side as usize];
+        deadline.set(Deadline { fd, ..deadline.get() });
     }
 
     /// Takes the deadline of `side` away.
     pub(crate) fn disarm(&self, side: Side) {
-        TIMERS.with_borrow_mut(|timers| {
-            if let Some(Watches::Sockets { deadlines, .. }) = timers.watches(self.key) {
-                deadlines[side as usize] = UNARMED;
-            }
-        });
+        self.sockets.deadlines[side as usize].set(UNARMED);
     }
 
     /// The deadline that has passed, if one has; it stays so until [`Deadlines::clear`].
     pub(crate) fn fired(&self) -> Option<Timer> {
-        TIMERS.with_borrow_mut(|timers| match timers.watches(self.key) {
-            Some(Watches::Sockets { fired, .. }) => *fired,
-            Some(Watches::Sleep { .. }) | None => None,
-        })
+        self.sockets.fired.get()
     }
 
     /// Forgets that a deadline has passed, for the next try or the next request.
     pub(crate) fn clear(&self) {
-        TIMERS.with_borrow_mut(|timers| {
-            if let Some(Watches::Sockets { fired, .. }) = timers.watches(self.key) {
-                *fired = None;
-            }
-        });
+        self.sockets.fired.set(None);
     }
 }
 
 impl Drop for Deadlines {
     fn drop(&mut self) {
-        let _ = TIMERS.try_with(|timers| timers.borrow_mut().remove(self.key));
+        remove(self.key);
+    }
+}
+
+/// A sleeping task's place in the worker's table.
+struct Sleeping(u32);
+
+impl Drop for Sleeping {
+    fn drop(&mut self) {
+        remove(self.0);
     }
 }
 
 /// Waits for `length`, to the tick.
 pub(crate) async fn sleep(length: Duration) {
     let until = now() + u64::from(Ticks::from(length).0);
-    let key = TIMERS.with_borrow_mut(|timers| {
+    let place = TIMERS.with_borrow_mut(|timers| {
         let key = timers.insert(Watches::Sleep { until, waker: None });
-        timers.entries[key as usize].ask(&mut timers.wheel, until);
-        key
+        timers.ask(key, until);
+        Sleeping(key)
     });
-    let _place = Deadlines { key };
     std::future::poll_fn(|context| {
         if now() >= until {
             return Poll::Ready(());
         }
-        TIMERS.with_borrow_mut(|timers| {
-            if let Some(Watches::Sleep { waker, .. }) = timers.watches(key) {
-                *waker = Some(context.waker().clone());
-            }
-        });
+        TIMERS.with_borrow_mut(|timers| timers.wake_when_due(place.0, context.waker()));
         Poll::Pending
     })
     .await;
+}
+
+/// Gives a place in the worker's table back.
+fn remove(key: u32) {
+    // At the end of a thread the table may be gone before the last of its users.
+    let _ = TIMERS.try_with(|timers| timers.borrow_mut().remove(key));
 }
 
 impl Timers {
@@ -255,7 +265,7 @@ impl Timers {
     fn insert(&mut self, watches: Watches) -> u32 {
         let place = self.entries.vacant_entry();
         let key = place.key() as u32;
-        place.insert(Entry { timer: self.wheel.register(key), asked: NEVER, watches });
+        place.insert(Entry { timer: self.wheel.register(key), watches });
         key
     }
 
@@ -265,8 +275,18 @@ impl Timers {
         }
     }
 
-    fn watches(&mut self, key: u32) -> Option<&mut Watches> {
-        self.entries.get_mut(key as usize).map(|entry| &mut entry.watches)
+    /// Asks the wheel to come by at `at`.
+    fn ask(&mut self, key: u32, at: u64) {
+        if let Some(entry) = self.entries.get(key as usize) {
+            self.wheel.schedule(entry.timer, at);
+        }
+    }
+
+    fn wake_when_due(&mut self, key: u32, sleeper: &Waker) {
+        if let Some(Entry { watches: Watches::Sleep { waker, .. }, .. }) = self.entries.get_mut(key as usize)
+        {
+            *waker = Some(sleeper.clone());
+        }
     }
 
     fn advance(&mut self, now: u64) {
@@ -274,20 +294,9 @@ impl Timers {
         wheel.advance(now, |key| due.push(key));
         for key in due.drain(..) {
             let Some(entry) = entries.get_mut(key as usize) else { continue };
-            entry.asked = NEVER;
             if let Some(next) = entry.watches.look(now) {
-                entry.ask(wheel, next);
+                wheel.schedule(entry.timer, next);
             }
-        }
-    }
-}
-
-impl Entry {
-    /// Asks the wheel to come by at `at`, unless it comes earlier anyway.
-    fn ask(&mut self, wheel: &mut Wheel, at: u64) {
-        if at < self.asked {
-            self.asked = at;
-            wheel.schedule(self.timer, at);
         }
     }
 }
@@ -296,28 +305,38 @@ impl Watches {
     /// Does what is due, and says when to look again.
     fn look(&mut self, now: u64) -> Option<u64> {
         match self {
-            Self::Sleep { until, waker } => {
-                if *until > now {
-                    return Some(*until);
-                }
+            Self::Sleep { until, .. } if *until > now => Some(*until),
+            Self::Sleep { waker, .. } => {
                 if let Some(waker) = waker.take() {
                     waker.wake();
                 }
                 None
             }
-            Self::Sockets { deadlines, fired } => {
-                let sending_to = deadlines[Side::ClientWrite as usize];
-                for deadline in deadlines.iter_mut().filter(|deadline| deadline.at <= now) {
-                    fired.get_or_insert(deadline.timer);
-                    deadline.timer.end_wait(deadline.fd);
-                    if deadline.timer == Timer::Total && sending_to.at != NEVER {
-                        // The exchange waits for its client, not for its origin: end that wait as well.
-                        socket::shutdown_raw(sending_to.fd);
-                    }
-                    *deadline = UNARMED;
-                }
-                deadlines.iter().map(|deadline| deadline.at).min().filter(|&at| at != NEVER)
-            }
+            Self::Sockets(sockets) => sockets.look(now),
         }
+    }
+}
+
+impl Sockets {
+    fn look(&self, now: u64) -> Option<u64> {
+        let sending_to = self.deadlines[Side::ClientWrite as usize].get();
+        for place in &self.deadlines {
+            let deadline = place.get();
+            if deadline.at > now {
+                continue;
+            }
+            if self.fired.get().is_none() {
+                self.fired.set(Some(deadline.timer));
+            }
+            deadline.timer.end_wait(deadline.fd);
+            if deadline.timer == Timer::Total && sending_to.at != NEVER {
+                // The exchange waits for its client, not for its origin: end that wait as well.
+                socket::shutdown_raw(sending_to.fd);
+            }
+            place.set(UNARMED);
+        }
+        let next = self.deadlines.iter().map(|place| place.get().at).min().unwrap_or(NEVER);
+        self.asked.set(next);
+        (next != NEVER).then_some(next)
     }
 }

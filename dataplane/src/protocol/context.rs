@@ -14,7 +14,12 @@ use quanta::Clock;
 use super::ident::RequestId;
 use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
-use crate::upstream::{Cluster, Endpoint, Shelves};
+use crate::upstream::{Cluster, Pools, Shelves};
+
+/// Lines about failed exchanges that one worker logs in a second.
+const LOG_LINES_MAX: u32 = 10;
+/// A second.
+const LOG_WINDOW_TICKS: u64 = 100;
 
 /// Everything that a config means to the workers: the snapshot and what outlives it.
 #[derive(Debug)]
@@ -54,12 +59,7 @@ pub(crate) struct RouteView {
 }
 
 impl View {
-    fn new(
-        live: Arc<Live>,
-        before: Option<&Self>,
-        endpoints: &mut HashMap<EndpointId, Rc<Endpoint>>,
-        worker: usize,
-    ) -> Self {
+    fn new(live: Arc<Live>, before: Option<&Self>, pools: &mut Pools, worker: usize) -> Self {
         let snapshot = &live.snapshot;
         let clusters: Vec<Rc<Cluster>> = snapshot
             .clusters
@@ -71,7 +71,7 @@ impl View {
                     return Rc::clone(old);
                 }
                 let old = old.map(Rc::as_ref);
-                Rc::new(Cluster::new(Arc::clone(cluster), old, endpoints, &live.shelves, worker))
+                Rc::new(Cluster::new(Arc::clone(cluster), old, pools, &live.shelves, worker))
             })
             .collect();
         let route_view = |route: &Arc<RouteEntry>| RouteView {
@@ -140,9 +140,11 @@ pub(crate) struct Context {
     all_stats: Arc<[Arc<WorkerStats>]>,
     admission: Arc<Admission>,
     view: RefCell<Option<Rc<View>>>,
-    endpoints: RefCell<HashMap<EndpointId, Rc<Endpoint>>>,
+    pools: RefCell<Pools>,
     ingresses: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
+    /// The second that the last line was logged in, and how many lines that were.
+    logged: Cell<(u64, u32)>,
     clock: Clock,
     ids: RequestIds,
     /// Lent to the parser for the length of one call.
@@ -159,9 +161,10 @@ impl Context {
             all_stats,
             admission,
             view: RefCell::new(None),
-            endpoints: RefCell::default(),
+            pools: RefCell::default(),
             ingresses: RefCell::default(),
             draining: Cell::new(false),
+            logged: Cell::new((0, 0)),
             clock: Clock::new(),
             ids: RequestIds::new(),
             fields: RefCell::new(FieldStorage::default()),
@@ -171,10 +174,10 @@ impl Context {
 
     /// Serves by `live` from the next exchange on.
     pub(crate) fn apply(&self, live: Arc<Live>) {
-        let mut endpoints = self.endpoints.borrow_mut();
+        let mut pools = self.pools.borrow_mut();
         let before = self.view.borrow_mut().take();
-        let view = View::new(live, before.as_deref(), &mut endpoints, self.worker);
-        endpoints.retain(|id, endpoint| view.live.shelves.contains_key(id) || Rc::strong_count(endpoint) > 1);
+        let view = View::new(live, before.as_deref(), &mut pools, self.worker);
+        pools.retain(|id, _| view.live.shelves.contains_key(id));
         for ingress in self.ingresses.borrow().iter() {
             ingress.index.set(view.live.snapshot.listener(&ingress.name));
         }
@@ -246,6 +249,15 @@ impl Context {
         (other != self.worker && ours > least + margin).then_some(other)
     }
 
+    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics.
+    pub(crate) fn may_log(&self) -> bool {
+        let second = now() / LOG_WINDOW_TICKS;
+        let (window, lines) = self.logged.get();
+        let lines = if window == second { lines + 1 } else { 1 };
+        self.logged.set((second, lines));
+        lines <= LOG_LINES_MAX
+    }
+
     /// Closes idle upstream connections that are dead or too old.
     pub(crate) fn sweep(&self) {
         let Some(view) = self.view() else { return };
@@ -257,7 +269,8 @@ impl Context {
 /// many there were (SplitMix64: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 #[derive(Debug)]
 struct RequestIds {
-    high: u64,
+    /// The first half of each: this worker's digits.
+    high: [u8; 16],
     low: Cell<u64>,
 }
 
@@ -265,7 +278,7 @@ impl RequestIds {
     fn new() -> Self {
         use std::hash::{BuildHasher, RandomState};
         let random = |salt: u64| RandomState::new().hash_one((salt, now()));
-        Self { high: random(1), low: Cell::new(random(2)) }
+        Self { high: hexadecimal(random(1)), low: Cell::new(random(2)) }
     }
 
     fn next(&self) -> [u8; 32] {
@@ -276,17 +289,15 @@ impl RequestIds {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^= mixed >> 31;
         let mut digits = [0; 32];
-        hexadecimal(self.high, &mut digits[..16]);
-        hexadecimal(mixed, &mut digits[16..]);
+        digits[..16].copy_from_slice(&self.high);
+        digits[16..].copy_from_slice(&hexadecimal(mixed));
         digits
     }
 }
 
-fn hexadecimal(number: u64, digits: &mut [u8]) {
+fn hexadecimal(number: u64) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        *digit = DIGITS[(number >> (4 * place)) as usize & 0xF];
-    }
+    std::array::from_fn(|place| DIGITS[(number >> (60 - 4 * place)) as usize & 0xF])
 }
 
 #[cfg(test)]

@@ -173,7 +173,9 @@ impl Exchange {
         let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
             None => {
-                match connect(&endpoint, &route.cluster.entry.config.socket, deadlines, route.connect).await {
+                // A connect is rare, and its future large: boxed, it is not carried along by every exchange.
+                let socket = &route.cluster.entry.config.socket;
+                match Box::pin(connect(&endpoint, socket, deadlines, route.connect)).await {
                     Ok(stream) => (stream, false),
                     Err(ConnectFailure { kind, error }) => {
                         tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
@@ -253,9 +255,37 @@ impl Exchange {
             attempts_max: retries.attempts,
             phase: failed.phase,
             is_idempotent: self.method.is_idempotent(),
-            body: if self.is_body_lost.get() { Body::Lost } else { Body::Kept },
+            body: self.body(failed.phase),
             unsafe_methods: retries.unsafe_methods,
         })
+    }
+
+    /// Whether all of the request body that was taken from the client can be sent again.
+    fn body(&self, phase: Phase) -> Body {
+        let bytes_max = self.route().entry.config.retries.body_bytes_max;
+        let is_too_long = phase != Phase::Connecting && self.tally.bytes_in.get() > bytes_max;
+        if self.is_body_lost.get() || is_too_long { Body::Lost } else { Body::Kept }
+    }
+
+    /// Keeps another part of the request for a second try, as long as one could follow and the route's bound allows.
+    pub(crate) fn keep(&self, part: &[u8]) {
+        let retries = &self.route().entry.config.retries;
+        let may_repeat = retries.attempts > 1 && (self.method.is_idempotent() || retries.unsafe_methods);
+        let mut kept = self.kept.borrow_mut();
+        let Some(whole) = kept.as_mut() else { return };
+        if !may_repeat || self.tally.bytes_in.get() > retries.body_bytes_max {
+            *kept = None;
+        } else if !whole.append(part) {
+            let mut longer = Buf::of(2 * (whole.len() + part.len()));
+            let fits = longer.append(whole.bytes()) && longer.append(part);
+            debug_assert!(fits, "twice the room takes both");
+            *whole = longer;
+        }
+    }
+
+    /// Whether the request can be sent again from what was kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.borrow().is_some()
     }
 
     /// The request, to be sent again; none once [`Exchange::settle`] gave it up.

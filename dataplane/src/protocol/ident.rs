@@ -12,6 +12,14 @@ pub(crate) enum RequestId {
 }
 
 impl RequestId {
+    /// The text, as it is written into heads.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Ours(digits) => digits,
+            Self::Theirs(text) => text.as_bytes(),
+        }
+    }
+
     /// The text.
     pub(crate) fn as_str(&self) -> &str {
         match self {

@@ -1,18 +1,18 @@
 //! One worker's side of the clusters: which endpoint gets an exchange, and a connection to it.
 //!
 //! What an endpoint has (its pool, its count of exchanges) outlives the snapshot that named it, as long as a later one
-//! names the same endpoint.
+//! names the same endpoint. Who gets an exchange is decided by the core's [`ClusterState`].
 
 mod connect;
 mod pool;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dataplane_core::balance::{Balancer, Endpoints, Tried};
-use dataplane_core::endpoint::{EndpointAddress, EndpointHealth};
+use dataplane_core::balance::Tried;
+use dataplane_core::endpoint::{ClusterState, EndpointAddress, Load};
 use dataplane_core::snapshot::{ClusterEntry, EndpointId};
 use dataplane_core::stats::{ClusterStats, EndpointStats};
 
@@ -21,83 +21,82 @@ use crate::io::Stream;
 pub(crate) use connect::{ConnectFailure, connect};
 pub(crate) use pool::{Pool, Shelves, now_ms};
 
-/// One endpoint as a worker sees it.
+/// One endpoint of a cluster as a worker sees it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pub(crate) id: EndpointId,
     /// As written in the config: what the `Host` header and the log say.
     pub(crate) name: String,
     pub(crate) address: EndpointAddress,
     pub(crate) stats: Arc<EndpointStats>,
-    health: Arc<EndpointHealth>,
-    in_flight: Cell<u32>,
-    pool: Pool,
+    load: Rc<Load>,
+    pool: Rc<Pool>,
 }
+
+/// The pools of a worker, by endpoint: idle connections outlive the snapshot in which they were made.
+pub(crate) type Pools = HashMap<EndpointId, Rc<Pool>>;
 
 /// One cluster as a worker sees it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) entry: Arc<ClusterEntry>,
-    endpoints: Vec<(Rc<Endpoint>, u32)>,
-    balancer: RefCell<Balancer>,
+    /// Whose turn it is, and how many exchanges each endpoint has.
+    state: RefCell<ClusterState>,
+    /// In the order of the entry, as `state` counts them.
+    endpoints: Vec<Rc<Endpoint>>,
     idle_timeout_ms: u64,
     stats: Arc<ClusterStats>,
 }
 
 impl Cluster {
-    /// The cluster for worker number `worker`, with what it had as `before`; `known` are all endpoints of the worker.
+    /// The cluster for worker number `worker`, going on where `before` was.
     pub(crate) fn new(
         entry: Arc<ClusterEntry>,
         before: Option<&Self>,
-        known: &mut HashMap<EndpointId, Rc<Endpoint>>,
+        pools: &mut Pools,
         shelves: &HashMap<EndpointId, Arc<Shelves>>,
         worker: usize,
     ) -> Self {
-        let endpoints: Vec<_> = entry
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let resolved = &endpoint.resolved;
-                let ours = known.entry(resolved.id).or_insert_with(|| {
-                    let shelves =
-                        shelves.get(&resolved.id).cloned().unwrap_or_else(|| Arc::new(Shelves::new(0)));
-                    Rc::new(Endpoint {
-                        id: resolved.id,
-                        name: resolved.name.clone(),
-                        address: resolved.address.clone(),
-                        stats: Arc::clone(&endpoint.stats[worker]),
-                        health: Arc::clone(&resolved.health),
-                        in_flight: Cell::new(0),
-                        pool: Pool::new(shelves, worker),
-                    })
-                });
-                (Rc::clone(ours), resolved.weight)
-            })
-            .collect();
-        let balancer = match before {
-            Some(before) if before.entry.config.policy == entry.config.policy => {
-                let index_before = |id| before.endpoints.iter().position(|(endpoint, _)| endpoint.id == id);
-                let kept: Vec<_> = endpoints.iter().map(|(endpoint, _)| index_before(endpoint.id)).collect();
-                let mut balancer = before.balancer.borrow().clone();
-                balancer.carry_over(&kept);
-                balancer
+        let policy = entry.config.policy;
+        let state = match before {
+            None => ClusterState::new(policy, worker, entry.resolved()),
+            Some(before) => {
+                let mut state = before.state.borrow().clone();
+                state.update(policy, entry.resolved());
+                state
             }
-            Some(_) | None => Balancer::new(entry.config.policy, worker),
         };
-        let idle_timeout_ms = entry.config.pool.idle_timeout.as_millis() as u64;
-        let stats = Arc::clone(&entry.stats[worker]);
-        Self { entry, endpoints, balancer: RefCell::new(balancer), idle_timeout_ms, stats }
+        let pool_of = |id: EndpointId| {
+            let shelves = shelves.get(&id).cloned().unwrap_or_else(|| Arc::new(Shelves::new(0)));
+            Rc::new(Pool::new(shelves, worker))
+        };
+        let endpoints = entry.endpoints.iter().zip(state.endpoints()).map(|(endpoint, state)| {
+            let resolved = &endpoint.resolved;
+            Rc::new(Endpoint {
+                name: resolved.name.clone(),
+                address: resolved.address.clone(),
+                stats: Arc::clone(&endpoint.stats[worker]),
+                load: Rc::clone(state.load()),
+                pool: Rc::clone(pools.entry(resolved.id).or_insert_with_key(|id| pool_of(*id))),
+            })
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            state: RefCell::new(state),
+            idle_timeout_ms: entry.config.pool.idle_timeout.as_millis() as u64,
+            stats: Arc::clone(&entry.stats[worker]),
+            entry,
+        }
     }
 
     /// The endpoint for the next try of an exchange, with its index; none if all are down or tried.
     pub(crate) fn pick(&self, tried: &Tried) -> Option<(usize, InFlight)> {
-        let index = self.balancer.borrow_mut().pick(&Candidates(&self.endpoints), tried)?;
-        Some((index, InFlight::new(Rc::clone(&self.endpoints[index].0))))
+        let index = self.state.borrow_mut().pick(tried)?;
+        self.at(index)
     }
 
     /// The endpoint with this index, for another connection to it.
     pub(crate) fn at(&self, index: usize) -> Option<(usize, InFlight)> {
-        self.endpoints.get(index).map(|(endpoint, _)| (index, InFlight::new(Rc::clone(endpoint))))
+        self.endpoints.get(index).map(|endpoint| (index, InFlight::new(Rc::clone(endpoint))))
     }
 
     /// This worker's counters of the cluster.
@@ -129,7 +128,7 @@ impl Cluster {
 
     /// Closes idle connections that are dead or too old.
     pub(crate) fn sweep(&self) {
-        for (endpoint, _) in &self.endpoints {
+        for endpoint in &self.endpoints {
             let closed = endpoint.pool.sweep(now_ms(), self.idle_timeout_ms);
             endpoint.stats.pool_stale.add(closed);
             endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
@@ -143,7 +142,7 @@ pub(crate) struct InFlight(Rc<Endpoint>);
 
 impl InFlight {
     fn new(endpoint: Rc<Endpoint>) -> Self {
-        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        endpoint.load.begin();
         endpoint.stats.in_flight.increment();
         endpoint.stats.exchanges.increment();
         Self(endpoint)
@@ -160,27 +159,7 @@ impl std::ops::Deref for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.load.end();
         self.0.stats.in_flight.decrement();
-    }
-}
-
-struct Candidates<'a>(&'a [(Rc<Endpoint>, u32)]);
-
-impl Endpoints for Candidates<'_> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn is_available(&self, endpoint: usize) -> bool {
-        self.0[endpoint].0.health.is_healthy()
-    }
-
-    fn in_flight(&self, endpoint: usize) -> u32 {
-        self.0[endpoint].0.in_flight.get()
-    }
-
-    fn weight(&self, endpoint: usize) -> u32 {
-        self.0[endpoint].1
     }
 }

@@ -45,7 +45,7 @@ pub struct RequestEdits<'a> {
     /// Whether the client is a proxy whose `X-Forwarded-Proto` and `X-Forwarded-Host` are kept.
     pub trust_forwarded: bool,
     /// The request's id: the client's ([`RequestHead::request_id`]) or a new one.
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// The name of this proxy in `Via`: a token.
     pub via: &'a str,
     /// The route's rules.
@@ -74,7 +74,7 @@ pub fn encode_request(
     host_line(&mut writer, head, edits)?;
     head.fields.write_runs(|field| keeps(field, head, edits), |lines| writer.put(lines))?;
     forwarded(&mut writer, head, edits)?;
-    own(&mut writer, edits.rules, b"X-Request-ID", &[edits.request_id.as_bytes()])?;
+    own(&mut writer, edits.rules, b"X-Request-ID", &[edits.request_id])?;
     own(&mut writer, edits.rules, b"Via", &[head.version.number().as_bytes(), b" ", edits.via.as_bytes()])?;
     connection(&mut writer, head, edits)?;
     framing(&mut writer, edits.body)?;

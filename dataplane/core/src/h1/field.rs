@@ -61,32 +61,31 @@ pub enum FieldKind {
 }
 
 impl FieldKind {
-    /// The kind that a name has. Names are compared without case.
+    /// The kind that a name, which is a token, has. Names are compared without case.
     pub fn of(name: &[u8]) -> Self {
-        let (known, kind): (&[u8], Self) = match (name.len(), name.first().map_or(0, |byte| byte | 0x20)) {
-            (2, b't') => (b"te", Self::Te),
-            (3, b'v') => (b"via", Self::Via),
-            (4, b'h') => (b"host", Self::Host),
-            (6, b'e') => (b"expect", Self::Expect),
-            (7, b't') => (b"trailer", Self::Trailer),
-            (7, b'u') => (b"upgrade", Self::Upgrade),
-            (9, b'f') => (b"forwarded", Self::Forwarded),
-            (10, b'c') => (b"connection", Self::Connection),
-            (10, b'k') => (b"keep-alive", Self::KeepAlive),
-            (12, b'c') => (b"content-type", Self::ContentType),
-            (12, b'x') => (b"x-request-id", Self::XRequestId),
-            (14, b'c') => (b"content-length", Self::ContentLength),
-            (14, b'h') => (b"http2-settings", Self::Http2Settings),
-            (15, b'x') => (b"x-forwarded-for", Self::XForwardedFor),
-            (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
-            (16, b'x') => (b"x-forwarded-host", Self::XForwardedHost),
-            (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
-            (17, b'x') => (b"x-forwarded-proto", Self::XForwardedProto),
-            (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
-            (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
-            _ => return Self::Other,
-        };
-        compare(name, known, kind)
+        match (name.len(), name.first().map_or(0, |byte| byte | 0x20)) {
+            (2, b't') => compare(name, b"te", Self::Te),
+            (3, b'v') => compare(name, b"via", Self::Via),
+            (4, b'h') => compare(name, b"host", Self::Host),
+            (6, b'e') => compare(name, b"expect", Self::Expect),
+            (7, b't') => compare(name, b"trailer", Self::Trailer),
+            (7, b'u') => compare(name, b"upgrade", Self::Upgrade),
+            (9, b'f') => compare(name, b"forwarded", Self::Forwarded),
+            (10, b'c') => compare(name, b"connection", Self::Connection),
+            (10, b'k') => compare(name, b"keep-alive", Self::KeepAlive),
+            (12, b'c') => compare(name, b"content-type", Self::ContentType),
+            (12, b'x') => compare(name, b"x-request-id", Self::XRequestId),
+            (14, b'c') => compare(name, b"content-length", Self::ContentLength),
+            (14, b'h') => compare(name, b"http2-settings", Self::Http2Settings),
+            (15, b'x') => compare(name, b"x-forwarded-for", Self::XForwardedFor),
+            (16, b'p') => compare(name, b"proxy-connection", Self::ProxyConnection),
+            (16, b'x') => compare(name, b"x-forwarded-host", Self::XForwardedHost),
+            (17, b't') => compare(name, b"transfer-encoding", Self::TransferEncoding),
+            (17, b'x') => compare(name, b"x-forwarded-proto", Self::XForwardedProto),
+            (18, b'p') => compare(name, b"proxy-authenticate", Self::ProxyAuthenticate),
+            (19, b'p') => compare(name, b"proxy-authorization", Self::ProxyAuthorization),
+            _ => Self::Other,
+        }
     }
 
     /// Whether the proxy writes (or leaves out) this field itself on every connection, so that neither a peer nor a header rule
@@ -120,17 +119,20 @@ impl FieldKind {
 }
 
 /// `kind` if the name is the known one, [`FieldKind::Alias`] if it is with `_` in place of `-`.
-fn compare(name: &[u8], known: &[u8], kind: FieldKind) -> FieldKind {
-    let mut alias = false;
-    for (byte, expected) in name.iter().zip(known) {
-        if byte.to_ascii_lowercase() != *expected {
-            if *byte != b'_' || *expected != b'-' {
-                return FieldKind::Other;
-            }
-            alias = true;
-        }
-    }
-    if alias { FieldKind::Alias } else { kind }
+///
+/// Of the bytes that a token can have, only the two cases of a letter become a letter with `0x20` set, and only `-` becomes `-`.
+/// So all bytes are compared at once, without a branch for each.
+fn compare<const LEN: usize>(name: &[u8], known: &[u8; LEN], kind: FieldKind) -> FieldKind {
+    let Ok(name) = <&[u8; LEN]>::try_from(name) else { return FieldKind::Other };
+    let difference =
+        name.iter().zip(known).fold(0, |seen, (byte, expected)| seen | ((byte | 0x20) ^ expected));
+    if difference == 0 { kind } else { alias(name, known) }
+}
+
+#[cold]
+fn alias(name: &[u8], known: &[u8]) -> FieldKind {
+    let reads_as = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    if name.iter().map(reads_as).eq(known.iter().copied()) { FieldKind::Alias } else { FieldKind::Other }
 }
 
 /// One field line.

@@ -78,7 +78,7 @@ pub struct ResponseEdits<'a> {
     /// The name of this proxy, if the response is to carry `Via`.
     pub via: Option<&'a str>,
     /// The request's id, if the response is to carry `X-Request-ID`; it takes the place of the origin's.
-    pub request_id: Option<&'a str>,
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// Writes the head that is sent to the client: also an interim one, and a 101, which keeps its `Upgrade`. Returns how many bytes of
@@ -99,7 +99,7 @@ pub fn encode_response(
             own(&mut writer, edits.rules, b"Via", &[head.version.number().as_bytes(), b" ", via.as_bytes()])?;
         }
         if let Some(id) = edits.request_id {
-            own(&mut writer, edits.rules, b"X-Request-ID", &[id.as_bytes()])?;
+            own(&mut writer, edits.rules, b"X-Request-ID", &[id])?;
         }
         connection(&mut writer, head, edits)?;
         framing(&mut writer, edits.sending.length)?;

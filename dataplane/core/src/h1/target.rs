@@ -126,18 +126,24 @@ impl<'b> Host<'b> {
 
 /// Length of the host name that `value` begins with; it ends at a colon or at the end.
 fn name_len(value: &[u8]) -> Option<usize> {
-    let mut before = b'.';
-    for (at, byte) in value.iter().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {}
-            b'.' if before != b'.' => {}
-            b':' if at > 0 => return (at <= HOST_BYTES_MAX).then_some(at),
-            _ => return None,
-        }
-        before = *byte;
-    }
-    (value.len() <= HOST_BYTES_MAX).then_some(value.len())
+    let end = value.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(value.len());
+    let name = &value[..end];
+    let is_cut_by_port = value.get(end).is_none_or(|byte| *byte == b':');
+    let has_empty_label =
+        name.first().is_none_or(|byte| *byte == b'.') || name.windows(2).any(|pair| pair == b"..");
+    (is_cut_by_port && !has_empty_label && end <= HOST_BYTES_MAX).then_some(end)
 }
+
+/// Bytes of a host name that is let pass, its dots included.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_' | b'~' | b'.');
+        byte += 1;
+    }
+    table
+};
 
 /// Length of the bracketed IPv6 address that `value` begins with.
 fn ipv6_len(value: &[u8]) -> Option<usize> {

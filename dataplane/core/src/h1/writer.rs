@@ -49,17 +49,15 @@ impl<'o> Writer<'o> {
 
     /// In decimal digits.
     pub(super) fn number(&mut self, number: u64) -> Result<(), Full> {
-        let mut digits = [0; 20];
-        let mut start = digits.len();
+        let len = number.checked_ilog10().map_or(1, |exponent| exponent as usize + 1);
+        let end = self.len + len;
         let mut rest = number;
-        loop {
-            start -= 1;
-            digits[start] = b'0' + (rest % 10) as u8;
+        for digit in self.out.get_mut(self.len..end).ok_or(Full)?.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
-            if rest == 0 {
-                return self.put(&digits[start..]);
-            }
         }
+        self.len = end;
+        Ok(())
     }
 }
 

@@ -183,7 +183,7 @@ fn open(
         sending,
         rules: &exchange.route().entry.config.headers.response,
         via: Some(PSEUDONYM),
-        request_id: Some(exchange.id.as_str()),
+        request_id: Some(exchange.id.as_bytes()),
     };
     let mut scratch = context.scratch.borrow_mut();
     let encoded = encode_response(&mut scratch, &head, &edits);

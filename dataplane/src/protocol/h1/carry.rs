@@ -80,13 +80,13 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
             if exchange.tally.status.get().is_some() {
                 return cut(client, wants);
             }
-            tell(&carriage, fault).await
+            Box::pin(tell(&carriage, fault)).await
         }
     };
     drop(exchange);
     client.deadlines.clear();
     if !keep_client {
-        reply::linger(client).await;
+        Box::pin(reply::linger(client)).await;
         return Ended::Closed;
     }
     Ended::Open(rest.map(Seen::Bytes).or(seen))
@@ -136,11 +136,15 @@ impl Carriage<'_> {
             let reached = self.exchange.reach(next, request, deadlines).await?;
             let answered = match body.take() {
                 None => answer(self.client, self.exchange, &reached, self.asked, self.wants).await,
-                Some(body) => self.both(&reached, body).await?,
+                // Boxed where it is rare, so that the usual exchange stays small to keep and to move.
+                Some(body) => Box::pin(self.both(&reached, *body)).await?,
             };
             deadlines.disarm(Side::Upstream);
             let failed = match answered {
-                Ok(answered) => return Ok(self.settle(reached, answered, rest).await),
+                Ok(answered) if answered.is_switched => {
+                    return Ok(Box::pin(self.tunnel(&reached, answered, rest.take())).await);
+                }
+                Ok(answered) => return Ok(self.settle(reached, answered)),
                 Err(failed) => failed,
             };
             let Some(kept) = self.exchange.take_kept() else { return Err(failed.kind) };
@@ -154,10 +158,12 @@ impl Carriage<'_> {
     async fn both(
         &self,
         reached: &Reached,
-        body: Box<BodyDecoder>,
+        body: BodyDecoder,
     ) -> Result<Result<Answered, Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
-        let mut up = pin!(upload(client, exchange, &reached.stream, *body));
+        // Until all of it has come by and was kept, there is no way back to the beginning of the body.
+        exchange.is_body_lost.set(true);
+        let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
         let mut left = pin!(hangup(&client.stream));
         let mut is_up_ended = false;
@@ -178,6 +184,7 @@ impl Carriage<'_> {
                 Ok(Uploaded::Whole(behind)) => {
                     self.behind.set(behind);
                     exchange.is_asked.set(true);
+                    exchange.is_body_lost.set(!exchange.is_kept());
                     self.is_uploading.set(false);
                     self.await_answer(reached);
                     Poll::Pending
@@ -210,23 +217,25 @@ impl Carriage<'_> {
         }
     }
 
-    /// Puts the upstream connection back, or lets both ends of a switched connection speak.
-    async fn settle(&self, reached: Reached, answered: Answered, rest: &mut Option<Buf>) -> Answered {
-        let Self { client, exchange, .. } = *self;
-        client.deadlines.aim(Side::Exchange, -1);
-        if answered.is_switched {
-            self.is_tunnel.set(true);
-            let idle = exchange.route().idle;
-            let carried = tunnel(&client.stream, &reached.stream, rest.take(), &client.deadlines, idle).await;
-            count(&exchange.tally.bytes_in, carried.up);
-            count(&exchange.tally.bytes_out, carried.down);
-            return Answered { keep_client: false, keep_upstream: false, ..answered };
-        }
-        let Reached { stream, endpoint, .. } = reached;
+    /// Puts the upstream connection back.
+    fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) -> Answered {
+        self.client.deadlines.aim(Side::Exchange, -1);
         if answered.keep_upstream {
-            exchange.route().cluster.keep_idle(&endpoint, stream);
+            self.exchange.route().cluster.keep_idle(&endpoint, stream);
         }
         answered
+    }
+
+    /// Lets both ends of a switched connection speak; `early` is what the client has said already.
+    async fn tunnel(&self, reached: &Reached, answered: Answered, early: Option<Buf>) -> Answered {
+        let Self { client, exchange, .. } = *self;
+        client.deadlines.aim(Side::Exchange, -1);
+        self.is_tunnel.set(true);
+        let idle = exchange.route().idle;
+        let carried = tunnel(&client.stream, &reached.stream, early, &client.deadlines, idle).await;
+        count(&exchange.tally.bytes_in, carried.up);
+        count(&exchange.tally.bytes_out, carried.down);
+        Answered { keep_client: false, keep_upstream: false, ..answered }
     }
 }
 
@@ -253,12 +262,24 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     reply::send(client, &reply).await
 }
 
+/// Faults are logged by their level, but no faster than someone could read: an origin that is down would fill a disk.
 fn log(exchange: &Exchange, fault: FaultKind) {
-    tracing::debug!(
-        kind = fault.as_str(),
-        blame = fault.blame().as_str(),
-        route = exchange.route().entry.config.name,
-        request_id = exchange.id.as_str(),
-        "exchange failed"
-    );
+    use proto::config::LogLevel;
+    let kind = fault.as_str();
+    let blame = fault.blame().as_str();
+    let route = exchange.route().entry.config.name.as_str();
+    let request_id = exchange.id.as_str();
+    match fault.log_level() {
+        LogLevel::Trace | LogLevel::Debug => {
+            tracing::debug!(kind, blame, route, request_id, "exchange failed")
+        }
+        level if exchange.context.may_log() => match level {
+            LogLevel::Error => tracing::error!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Warn => tracing::warn!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Info | LogLevel::Debug | LogLevel::Trace => {
+                tracing::info!(kind, blame, route, request_id, "exchange failed");
+            }
+        },
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => {}
+    }
 }

@@ -123,29 +123,35 @@ enum Ended {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(connection: Connection) {
-    let client = &connection;
-    let arm = |is_busy: bool| {
-        let eager = if is_busy { Eager::claim() } else { None };
-        client.is_eager.set(eager.is_some());
-        watch(&client.stream, eager)
-    };
-    let mut waiting = pin!(None);
-    loop {
-        let Some(view) = client.context.view() else { return };
-        client.arm(Side::ClientRead, Timer::KeepAlive, view.keep_alive_timeout);
-        drop(view);
-        if waiting.is_none() {
-            waiting.set(Some(arm(false)));
-        }
-        let Some(seen) = next(waiting.as_mut()).await else { return };
-        let input = match seen {
-            Seen::Gone => return,
-            Seen::Bytes(input) => input,
-            Seen::Readable => Buf::small(),
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async function would hold its argument twice, in every idle connection"
+)]
+pub(crate) fn serve(connection: Connection) -> impl Future<Output = ()> {
+    async move {
+        let client = &connection;
+        let arm = |is_busy: bool| {
+            let eager = if is_busy { Eager::claim() } else { None };
+            client.is_eager.set(eager.is_some());
+            watch(&client.stream, eager)
         };
-        if let Next::Close = Box::pin(requests(client, waiting.as_mut(), &arm, input)).await {
-            return;
+        let mut waiting = pin!(None);
+        loop {
+            let Some(view) = client.context.view() else { return };
+            client.arm(Side::ClientRead, Timer::KeepAlive, view.keep_alive_timeout);
+            drop(view);
+            if waiting.is_none() {
+                waiting.set(Some(arm(false)));
+            }
+            let Some(seen) = next(waiting.as_mut()).await else { return };
+            let input = match seen {
+                Seen::Gone => return,
+                Seen::Bytes(input) => input,
+                Seen::Readable => Buf::small(),
+            };
+            if let Next::Close = Box::pin(requests(client, waiting.as_mut(), &arm, input)).await {
+                return;
+            }
         }
     }
 }
@@ -168,7 +174,7 @@ async fn requests<W: Future<Output = Seen>>(
                 let is_eager = is_busy && !admitted.asked.upgrade;
                 carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_eager)).await
             }
-            Reading::Refused(refusal) => refuse(client, &refusal).await,
+            Reading::Refused(refusal) => Box::pin(refuse(client, &refusal)).await,
             Reading::Partial(_) => return Next::Close,
         };
         let Ended::Open(seen) = ended else { return Next::Close };

@@ -167,7 +167,7 @@ fn decide(
         client: client.peer.map(|peer| peer.ip()),
         scheme: "http",
         trust_forwarded: false,
-        request_id: id.as_str(),
+        request_id: id.as_bytes(),
         via: PSEUDONYM,
         rules: &config.headers.request,
         body: head.length,

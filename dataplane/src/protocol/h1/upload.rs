@@ -51,7 +51,7 @@ pub(super) async fn upload(
         if max.is_some_and(|max| exchange.tally.bytes_in.get() > max) {
             return Err(FaultKind::BodyTooLarge);
         }
-        exchange.is_body_lost.set(true);
+        exchange.keep(buf.bytes());
         let rest = (passed.beyond > 0).then(|| {
             let mut rest = Buf::of(crate::io::LARGE_BYTES);
             rest.append(buf.behind(received - passed.beyond, passed.beyond));
