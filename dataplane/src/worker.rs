@@ -269,6 +269,7 @@ fn each_tick(context: &Context, tick: u64) {
     let stats = context.stats();
     stats.heartbeat_tick.set(tick);
     stats.loop_turns.increment();
+    stats.buffers.set(driver::buffers_out() as u64);
     stats.buffer_bytes.set(driver::bytes_out() as u64);
     if tick.is_multiple_of(SWEEP_TICKS) {
         context.sweep();

@@ -300,8 +300,13 @@ fn a_request_without_a_route_is_a_404_and_the_connection_goes_on() {
             );
         }
     }
-    client.send("HEAD /nowhere HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Requests behind it are answered as well, in order.
+    let (nowhere, models) =
+        ("/nowhere HTTP/1.1\r\nHost: x\r\n\r\n", "/v1/models HTTP/1.1\r\nHost: api.example\r\n\r\n");
+    client.send(format!("HEAD {nowhere}GET {nowhere}GET {models}HEAD {nowhere}GET {models}"));
     assert_eq!(client.head().status(), 404);
-    client.send("GET /v1/models HTTP/1.1\r\nHost: api.example\r\n\r\n");
+    assert_eq!(client.response().0.status(), 404);
+    assert_eq!(client.response().0.status(), 200);
+    assert_eq!(client.head().status(), 404);
     assert_eq!(client.response().0.status(), 200, "the answer to HEAD has no body");
 }

@@ -30,22 +30,34 @@ thread_local! {
 struct Pool {
     small: RefCell<Vec<Box<[u8]>>>,
     large: RefCell<Vec<Box<[u8]>>>,
+    buffers_out: Cell<usize>,
     bytes_out: Cell<usize>,
 }
 
 impl Pool {
     const fn new() -> Self {
-        Self { small: RefCell::new(Vec::new()), large: RefCell::new(Vec::new()), bytes_out: Cell::new(0) }
+        Self {
+            small: RefCell::new(Vec::new()),
+            large: RefCell::new(Vec::new()),
+            buffers_out: Cell::new(0),
+            bytes_out: Cell::new(0),
+        }
+    }
+
+    fn count_out(&self, size: usize) {
+        self.buffers_out.set(self.buffers_out.get() + 1);
+        self.bytes_out.set(self.bytes_out.get() + size);
     }
 
     fn take(&self, free: &RefCell<Vec<Box<[u8]>>>, bytes: usize) -> Buf {
         let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
         let memory = free.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        self.bytes_out.set(self.bytes_out.get() + size);
+        self.count_out(size);
         Buf { memory, start: HEADROOM_BYTES as u32, end: HEADROOM_BYTES as u32 }
     }
 
     fn give_back(&self, memory: Box<[u8]>) {
+        self.buffers_out.set(self.buffers_out.get() - 1);
         self.bytes_out.set(self.bytes_out.get() - memory.len());
         let (free, kept) = match memory.len() - HEADROOM_BYTES - TAILROOM_BYTES {
             SMALL_BYTES => (&self.small, SMALL_KEPT),
@@ -57,6 +69,11 @@ impl Pool {
             free.push(memory);
         }
     }
+}
+
+/// Buffers that are in use on this thread.
+pub(crate) fn buffers_out() -> usize {
+    POOL.with(|pool| pool.buffers_out.get())
 }
 
 /// Bytes of buffers that are in use on this thread.
@@ -86,7 +103,7 @@ impl Buf {
     /// An empty buffer for `bytes` of content, outside of the pool: for what no pooled size fits.
     pub(crate) fn of(bytes: usize) -> Self {
         let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
-        POOL.with(|pool| pool.bytes_out.set(pool.bytes_out.get() + size));
+        POOL.with(|pool| pool.count_out(size));
         let start = HEADROOM_BYTES as u32;
         Self { memory: vec![0; size].into_boxed_slice(), start, end: start }
     }

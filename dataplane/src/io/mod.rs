@@ -11,7 +11,7 @@ mod runtime;
 mod stream;
 mod timer;
 
-pub(crate) use buf::{Buf, LARGE_BYTES, SMALL_BYTES, bytes_out};
+pub(crate) use buf::{Buf, LARGE_BYTES, SMALL_BYTES, buffers_out, bytes_out};
 pub(crate) use dial::dial;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use runtime::{Mode, panics, probe_io_uring, run, sockets_nonblocking, spawn};

@@ -41,8 +41,9 @@ pub(crate) struct AccessRecord {
     pub(crate) endpoint: Option<Box<str>>,
     /// What the client saw; none if no response was begun.
     pub(crate) status: Option<u16>,
-    /// From the end of the request head to the first byte sent to the client.
-    pub(crate) first_byte_ns: Option<u64>,
+    /// From the end of the request head to the first byte of the response body sent to the client: of a stream, its first
+    /// token, which may come long after the response's head.
+    pub(crate) ttft_ns: Option<u64>,
     /// The longest silence between two pieces of the response body.
     pub(crate) largest_gap_ns: u64,
     /// Pieces of the response body.
@@ -117,7 +118,7 @@ impl AccessRecord {
             cluster: route.map(|route| route.cluster.as_str()),
             endpoint: self.endpoint.as_deref(),
             status: self.status.or_else(|| self.fault.map(FaultKind::log_status)),
-            ttft_ms: self.first_byte_ns.map(milliseconds),
+            ttft_ms: self.ttft_ns.map(milliseconds),
             largest_gap_ms: milliseconds(self.largest_gap_ns),
             chunks: self.chunks,
             bytes_in: self.bytes_in,
@@ -176,7 +177,7 @@ pub(crate) mod tests {
             route: None,
             endpoint: Some("127.0.0.1:8000".into()),
             status: Some(200),
-            first_byte_ns: Some(12_345_678),
+            ttft_ns: Some(12_345_678),
             largest_gap_ns: 50_000_000,
             chunks: 20,
             bytes_in: 400,

@@ -15,7 +15,7 @@ pub(super) fn write(exchange: &Exchange, notes: &Notes, status: Option<u16>, fau
     let since_begin = |stamp| exchange.context.nanoseconds(tally.began.get(), stamp);
     let duration_ns = since_begin(exchange.context.stamp());
     let began = SystemTime::now() - Duration::from_nanos(duration_ns);
-    let first_byte = Some(tally.first_byte.get()).filter(|stamp| *stamp != 0);
+    let ttft = Some(tally.first_body_byte.get()).filter(|stamp| *stamp != 0);
     let text = |text: &str| (!text.is_empty()).then(|| Box::from(text));
     log.push(AccessRecord {
         began_unix_ms: began.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
@@ -28,7 +28,7 @@ pub(super) fn write(exchange: &Exchange, notes: &Notes, status: Option<u16>, fau
         route: Some(Arc::clone(&exchange.route().entry)),
         endpoint: text(&exchange.last_endpoint()),
         status,
-        first_byte_ns: first_byte.map(since_begin),
+        ttft_ns: ttft.map(since_begin),
         largest_gap_ns: tally.largest_gap_ns.get(),
         chunks: tally.chunks.get(),
         bytes_in: tally.bytes_in.get(),

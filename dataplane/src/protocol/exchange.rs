@@ -60,6 +60,8 @@ pub(crate) struct Tally {
     pub(crate) answered: Cell<u64>,
     /// The client's first byte was handed to the kernel.
     pub(crate) first_byte: Cell<u64>,
+    /// The first byte of a body was handed to the kernel: of a stream, its first token. Only while the access log is on.
+    pub(crate) first_body_byte: Cell<u64>,
     pub(crate) last_chunk: Cell<u64>,
     pub(crate) largest_gap_ns: Cell<u64>,
     pub(crate) chunks: Cell<u64>,
@@ -301,23 +303,37 @@ impl Exchange {
     /// Notes when the endpoint's first byte came.
     pub(crate) fn stamp_answered(&self) {
         if self.tally.answered.get() == 0 {
-            let now = self.context.stamp();
-            self.tally.answered.set(now);
-            self.tally.last_chunk.set(now);
+            self.tally.answered.set(self.context.stamp());
         }
     }
 
-    /// Notes when the client's first byte was handed to the kernel.
-    pub(crate) fn stamp_first_byte(&self) {
-        if self.tally.first_byte.get() == 0 {
-            self.tally.first_byte.set(self.context.stamp());
+    /// Notes that a part of the response was handed to the kernel.
+    pub(crate) fn stamp_sent(&self) {
+        let tally = &self.tally;
+        if tally.first_byte.get() == 0 {
+            tally.first_byte.set(self.context.stamp());
+        }
+        if self.notes.is_some() && tally.first_body_byte.get() == 0 && tally.chunks.get() > 0 {
+            tally.first_body_byte.set(self.context.stamp());
+        }
+    }
+
+    /// Notes that the first part of the body came with the head.
+    pub(crate) fn stamp_first_chunk(&self) {
+        if self.tally.chunks.get() > 0 {
+            self.tally.last_chunk.set(self.tally.answered.get());
         }
     }
 
     /// Notes that another part of the body came.
     pub(crate) fn stamp_chunk(&self) {
         let now = self.context.stamp();
-        let gap = self.context.nanoseconds(self.tally.last_chunk.replace(now), now);
+        let before = self.tally.last_chunk.replace(now);
+        if before == 0 {
+            // The wait for the first part is no gap between two.
+            return;
+        }
+        let gap = self.context.nanoseconds(before, now);
         self.route().stats.chunk_gap.record(gap);
         if gap > self.tally.largest_gap_ns.get() {
             self.tally.largest_gap_ns.set(gap);

@@ -159,10 +159,16 @@ impl Proxy {
         body
     }
 
+    /// What the admin API has under this path, as text.
+    pub(crate) fn text(&self, path: &str) -> String {
+        let (status, text) = self.try_admin("GET", path, "").expect("the admin API answers");
+        assert_eq!(status, 200);
+        text
+    }
+
     /// The sum of all samples of a metric whose labels contain each of `labels`, such as `kind="idle_timeout"`.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
-        let (status, text) = self.try_admin("GET", "/metrics", "").expect("/metrics answers");
-        assert_eq!(status, 200);
+        let text = self.text("/metrics");
         let samples = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|label| line.contains(label))
@@ -195,7 +201,10 @@ impl Proxy {
     pub(crate) fn assert_at_rest(&self) {
         self.eventually("no stream is in flight", |proxy| proxy.status()["streams"] == 0);
         self.eventually("no client is connected", |proxy| proxy.status()["connections"] == 0);
-        self.eventually("no buffer is lent", |proxy| proxy.status()["memory"]["buffer_bytes"] == 0);
+        self.eventually("no buffer is lent", |proxy| {
+            let memory = &proxy.status()["memory"];
+            memory["buffers"] == 0 && memory["buffer_bytes"] == 0
+        });
         self.assert_sound();
     }
 

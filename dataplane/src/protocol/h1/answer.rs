@@ -57,6 +57,7 @@ pub(super) async fn answer(
 ) -> Result<Answered, Failed> {
     let (mut opening, mut buf) = head(client, exchange, reached, asked, wants).await?;
     exchange.tally.status.set(Some(opening.status));
+    exchange.stamp_first_chunk();
     let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
     let idle = exchange.route().idle;
     let upstream = &reached.stream;
@@ -64,7 +65,7 @@ pub(super) async fn answer(
     loop {
         if !buf.is_empty() {
             buf = send(client, exchange, buf).await.map_err(started)?;
-            exchange.stamp_first_byte();
+            exchange.stamp_sent();
         }
         if opening.is_whole {
             return Ok(opening.answered);

@@ -174,7 +174,7 @@ async fn requests<W: Future<Output = Seen>>(
                 let is_eager = is_busy && !admitted.asked.upgrade;
                 carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_eager)).await
             }
-            Reading::Refused(refusal) => Box::pin(refuse(client, &refusal)).await,
+            Reading::Refused(refusal) => Box::pin(refuse(client, refusal)).await,
             Reading::Partial(_) => return Next::Close,
         };
         let Ended::Open(seen) = ended else { return Next::Close };
@@ -235,7 +235,7 @@ async fn receive(client: &Connection, mut buf: Buf) -> Option<Reading> {
 }
 
 /// Answers a request that is carried nowhere.
-async fn refuse(client: &Connection, refusal: &Refusal) -> Ended {
+async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
     client.ingress.stats().count_request(refusal.kind.status());
     client.ingress.stats().count_fault(refusal.kind);
     tracing::debug!(
@@ -244,8 +244,8 @@ async fn refuse(client: &Connection, refusal: &Refusal) -> Ended {
         client = client.peer.map(tracing::field::display),
         "request refused"
     );
-    if reply::send(client, &Reply::from(refusal)).await {
-        return Ended::Open(None);
+    if reply::send(client, &Reply::from(&refusal)).await {
+        return Ended::Open(refusal.rest.map(Seen::Bytes));
     }
     reply::linger(client).await;
     Ended::Closed

@@ -30,7 +30,7 @@ pub(super) struct Reply {
 
 impl From<&Refusal> for Reply {
     fn from(refusal: &Refusal) -> Self {
-        let &Refusal { kind, ref id, keep_alive, head_only, detail } = refusal;
+        let &Refusal { kind, ref id, keep_alive, head_only, detail, .. } = refusal;
         Self { kind, id: id.clone(), keep_alive, head_only, detail }
     }
 }

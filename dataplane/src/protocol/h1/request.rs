@@ -56,6 +56,10 @@ pub(super) struct Refusal {
     pub(super) head_only: bool,
     /// Which rule of framing was broken, if one was.
     pub(super) detail: Option<&'static str>,
+    /// Length of the request, if the connection can go on behind it.
+    bytes: usize,
+    /// What came behind the request.
+    pub(super) rest: Option<Buf>,
 }
 
 /// What a head has been decided to become; it borrows nothing, so that the buffer can be changed.
@@ -84,14 +88,14 @@ pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Read
     let decided = {
         let mut fields = context.fields.borrow_mut();
         match parse_request(input.bytes(), scan, &mut fields, &view.head_limits) {
-            Ok(Some(head)) => decide(client, &view, &head, input.len()),
+            Ok(Some(head)) => decide(client, &view, &head),
             Ok(None) => return Reading::Partial(input),
             Err(error) => Err(Refusal::malformed(&error, context.request_id())),
         }
     };
     let decision = match decided {
         Ok(decision) => decision,
-        Err(refusal) => return Reading::Refused(refusal),
+        Err(refusal) => return Reading::Refused(refusal.behind(input)),
     };
     let Some(permit) = context.admission().try_request() else {
         return Reading::Refused(Refusal::unread(FaultKind::Overloaded, decision.id));
@@ -110,12 +114,7 @@ pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Read
 }
 
 /// Finds route and endpoint, and encodes the new head into the worker's scratch memory.
-fn decide(
-    client: &Connection,
-    view: &View,
-    head: &RequestHead<'_>,
-    received: usize,
-) -> Result<Decision, Refusal> {
+fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<Decision, Refusal> {
     let context = &client.context;
     let id = match head.request_id() {
         Some(id) => RequestId::Theirs(id.into()),
@@ -130,9 +129,11 @@ fn decide(
     let refuse = |kind| Refusal {
         kind,
         id: id.clone(),
-        keep_alive: keep_alive && received == head.bytes,
+        keep_alive,
         head_only: head.method == Method::Head,
         detail: None,
+        bytes: head.bytes,
+        rest: None,
     };
     let request = RequestView {
         host: head.host.map_or(&b""[..], |host| host.name.as_bytes()),
@@ -264,7 +265,16 @@ fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
 impl Refusal {
     /// Of something that was not read to its end, so that the connection cannot go on.
     pub(super) fn unread(kind: FaultKind, id: RequestId) -> Self {
-        Self { kind, id, keep_alive: false, head_only: false, detail: None }
+        Self { kind, id, keep_alive: false, head_only: false, detail: None, bytes: 0, rest: None }
+    }
+
+    /// Keeps what `input` has behind the refused request, which is the beginning of the next one.
+    fn behind(mut self, mut input: Buf) -> Self {
+        if self.keep_alive {
+            input.consume(self.bytes);
+            self.rest = (!input.is_empty()).then_some(input);
+        }
+        self
     }
 
     fn malformed(error: &RequestError, id: RequestId) -> Self {

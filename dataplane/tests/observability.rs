@@ -1,0 +1,137 @@
+//! What an operator sees: the access log, the metrics by route, readiness, the log's level.
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
+mod story;
+
+use serde_json::Value;
+use story::config::Config;
+use story::{DRIVERS, Proxy, origin};
+
+/// The access log's records, once there are so many.
+fn records(proxy: &Proxy, count: usize) -> Vec<Value> {
+    let path = proxy.dir().join("access.log");
+    let lines = || std::fs::read_to_string(&path).unwrap_or_default();
+    proxy.eventually("the records are written", |_| lines().lines().count() >= count);
+    lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_access_log_tells_how_a_stream_went() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let mut config = Config::to(origin.addr()).driver(driver).route("timeouts = { idle = \"1500ms\" }");
+        config.log.push_str("access = \"{dir}/access.log\"\n");
+        let proxy = Proxy::start(&config);
+        let mut client = proxy.connect();
+        // The head comes at once, the first token a second later, the others 100 ms after each other.
+        client.get_with("/sse?ttft=1s&tokens=4&tokens_per_second=10&key=secret", "X-Request-ID: one\r\n");
+        assert_eq!(client.response().0.status(), 200);
+        client.post("/sse?stall_at=2&tokens_per_second=0", "{}");
+        let head = client.head();
+        assert!(client.try_body(&head).is_err());
+        let records = records(&proxy, 2);
+        let whole = &records[0];
+        let expected = [
+            ("request_id", "one"),
+            ("listener", "http"),
+            ("method", "GET"),
+            ("host", "story"),
+            ("path", "/sse"),
+            ("route", "all"),
+            ("cluster", "origin"),
+            ("end", "complete"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(whole[name], value, "{driver}: {whole}");
+        }
+        assert_eq!((&whole["status"], &whole["chunks"]), (&200.into(), &4.into()), "{driver}: {whole}");
+        assert_eq!(whole["bytes_out"], 480, "{driver}: {whole}");
+        let ms = |record: &Value, name: &str| record[name].as_f64().unwrap();
+        assert!(
+            (900.0..10_000.0).contains(&ms(whole, "ttft_ms")),
+            "{driver}: first byte is not first token: {whole}"
+        );
+        assert!((50.0..900.0).contains(&ms(whole, "largest_gap_ms")), "{driver}: {whole}");
+        assert!(ms(whole, "duration_ms") > 1250.0, "{driver}: {whole}");
+        let cut = &records[1];
+        assert_eq!(
+            (&cut["end"], &cut["blame"]),
+            (&"idle_timeout".into(), &"upstream".into()),
+            "{driver}: {cut}"
+        );
+        assert_eq!((&cut["status"], &cut["bytes_in"]), (&200.into(), &2.into()), "{driver}: {cut}");
+        assert!(
+            !records.iter().any(|record| record.to_string().contains("secret")),
+            "a query may hold secrets"
+        );
+    }
+}
+
+#[test]
+fn metrics_count_by_route_and_time_the_parts() {
+    let origin = origin();
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.connect();
+    for _ in 0..5 {
+        client.get("/sse?stall_before=100ms&tokens=3&tokens_per_second=20");
+        assert_eq!(client.response().0.status(), 200);
+    }
+    client.get("/status/404");
+    assert_eq!(client.response().0.status(), 404);
+    proxy.eventually("all are counted", |proxy| {
+        proxy.metric("millrace_requests_total", &["route=\"all\""]) == 6
+    });
+    assert_eq!(proxy.metric("millrace_requests_total", &["route=\"all\"", "2xx"]), 5);
+    assert_eq!(proxy.metric("millrace_requests_total", &["route=\"all\"", "4xx"]), 1);
+    for name in ["millrace_first_byte_seconds", "millrace_upstream_seconds", "millrace_proxy_seconds"] {
+        assert_eq!(proxy.metric(&format!("{name}_count"), &["route=\"all\""]), 6, "{name}");
+    }
+    assert!(proxy.metric("millrace_chunk_gap_seconds_count", &["route=\"all\""]) >= 10);
+    assert_eq!(proxy.metric("millrace_requests_in_flight", &[]), 0);
+    // The origin took its time, the proxy did not: the two are told apart.
+    let at_most = |name: &str, seconds: &str| {
+        proxy.metric(&format!("{name}_bucket"), &["route=\"all\"", &format!("le=\"{seconds}\"")])
+    };
+    let text = proxy.text("/metrics");
+    let bound = text.lines().find_map(|line| {
+        let bound =
+            line.strip_prefix("millrace_proxy_seconds_bucket")?.split("le=\"").nth(1)?.split('"').next()?;
+        bound.parse::<f64>().ok().filter(|bound| (0.02..0.09).contains(bound)).map(|_| bound.to_owned())
+    });
+    let bound = bound.expect("a bucket between 20 and 90 ms");
+    assert_eq!(at_most("millrace_upstream_seconds", &bound), 1, "only the 404 was fast at the origin");
+    assert_eq!(at_most("millrace_proxy_seconds", &bound), 6, "the proxy added little");
+}
+
+#[test]
+fn the_log_level_can_be_changed_while_it_runs() {
+    let origin = origin();
+    let proxy = Proxy::before(&origin);
+    assert_eq!(proxy.admin("GET", "/log", "").1["level"], "debug");
+    assert_eq!(proxy.admin("PUT", "/log", "{\"level\":\"warn\"}").0, 200);
+    assert_eq!(proxy.admin("GET", "/log", "").1["level"], "warn");
+    assert_eq!(proxy.admin("PUT", "/log", "{\"level\":\"loud\"}").0, 422);
+    let quiet = proxy.output().len();
+    assert_eq!(proxy.connect().get("/\u{1}").response().0.status(), 400);
+    proxy.eventually("it is counted", |proxy| proxy.listener_faults("malformed_request") == 1);
+    assert_eq!(proxy.output().len(), quiet, "{}", proxy.output());
+    assert_eq!(proxy.admin("PUT", "/log", "{\"level\":\"debug\"}").0, 200);
+    assert_eq!(proxy.connect().get("/\u{1}").response().0.status(), 400);
+    proxy.eventually("it is written", |proxy| proxy.output().contains("malformed_request"));
+}
+
+#[test]
+fn a_drained_node_is_alive_and_not_ready() {
+    let origin = origin();
+    let proxy = Proxy::before(&origin);
+    assert_eq!(proxy.admin("GET", "/readyz", "").0, 200);
+    let mut stream = proxy.connect();
+    stream.get("/sse?stall_at=1");
+    stream.head();
+    let (status, answer) = proxy.admin("POST", "/drain", "");
+    assert_eq!((status, &answer["streams"]), (202, &1.into()));
+    assert_eq!(proxy.admin("GET", "/readyz", "").0, 503);
+    assert_eq!(proxy.admin("GET", "/healthz", "").0, 200);
+    assert_eq!(proxy.status()["draining"], true);
+    stream.until("\n\n");
+}
