@@ -1,83 +1,134 @@
 //! The command line's contract: exit codes, and messages that say where and what.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod story;
 
-use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::path::Path;
 
-use common::{PROGRAM, forward_to};
+use story::config::Config;
+use story::hole::Refusing;
+use story::{Ended, run_to_end};
 
-fn run(arguments: &[&str], config: &str) -> Output {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("edge.toml");
-    std::fs::write(&path, config).unwrap();
-    let path = path.to_str().unwrap();
-    let arguments = arguments.iter().map(|argument| if *argument == "CONFIG" { path } else { argument });
-    Command::new(PROGRAM).args(arguments).output().unwrap()
+fn good() -> Config {
+    Config::to("127.0.0.1:1".parse().unwrap())
 }
 
-fn good() -> String {
-    forward_to("127.0.0.1:1".parse().unwrap())
+/// Runs a subcommand with this config, whose file is `edge.toml` in `dir`.
+fn run(subcommand: &str, config: &Config, dir: &Path) -> Ended {
+    let path = dir.join("edge.toml");
+    std::fs::write(&path, config.render(dir)).unwrap();
+    run_to_end(&[subcommand, "-c", path.to_str().unwrap()])
 }
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// The line and the column that a message about `edge.toml` begins with, if it does.
+fn place(message: &str) -> Option<(usize, usize)> {
+    let (_, place) = message.split_once("edge.toml:")?;
+    let (line, rest) = place.split_once(':')?;
+    let (column, _) = rest.split_once(':')?;
+    Some((line.parse().ok()?, column.parse().ok()?))
+}
+
+/// Where `part` begins in a config's text: its line and its column.
+fn place_of(part: &str, config: &Config, dir: &Path) -> Option<(usize, usize)> {
+    let text = config.render(dir);
+    let before = &text[..text.find(part)?];
+    Some((before.matches('\n').count() + 1, before.len() - before.rfind('\n').map_or(0, |end| end + 1) + 1))
 }
 
 #[test]
 fn a_good_config_is_good() {
-    let output = run(&["check", "-c", "CONFIG"], &good());
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with("edge.toml: good\n"));
-    let output = run(&["check", "--quiet", "-c", "CONFIG"], &good());
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run("check", &good(), dir.path());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.ends_with("edge.toml: good\n"), "{}", ended.stdout);
+    let path = dir.path().join("edge.toml");
+    let ended = run_to_end(&["check", "--quiet", "-c", path.to_str().unwrap()]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
 }
 
 #[test]
-fn a_wrong_config_exits_with_2_and_its_place() {
-    let wrong = good().replace("name = \"all\"", "nme = \"all\"");
-    for command in ["check", "run"] {
-        let output = run(&[command, "-c", "CONFIG"], &wrong);
-        assert_eq!(output.status.code(), Some(2));
-        assert!(stderr(&output).contains("edge.toml:5:1: "), "{}", stderr(&output));
+fn wrong_configs_exit_with_2_and_say_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = good();
+    // What is wrong, a word that the message must have, and where it must point to if that is one place of the text.
+    let cases = [
+        (good.clone().limits("conections = 5"), "connections", Some("conections")),
+        (good.clone().route("nme = \"all\""), "name", Some("nme")),
+        (good.clone().route("timeouts = { idle = \"soon\" }"), "soon", Some("\"soon\"")),
+        (Config { endpoints: vec![], ..good.clone() }, "endpoint", None),
+        (
+            good.clone().more("[[clusters]]\nname = \"origin\"\nendpoints = [{ address = \"127.0.0.1:1\" }]"),
+            "origin",
+            None,
+        ),
+        (good.clone().more("[[routes]]\nname = \"x\"\ncluster = \"orgin\""), "origin", Some("\"orgin\"")),
+        (
+            good.clone().more("[[listeners]]\nname = \"x\"\nbind = \"127.0.0.1:99999\""),
+            "99999",
+            Some("\"127.0.0.1:99999\""),
+        ),
+        (good.clone().more("this is no TOML"), "", None),
+        (
+            good.route("headers = { request = { set = { X-A = \"${MILLRACE_NOT_SET}\" } } }"),
+            "MILLRACE_NOT_SET",
+            Some("${MILLRACE_NOT_SET}"),
+        ),
+    ];
+    for (config, hint, wrong) in cases {
+        for subcommand in ["run", "check"] {
+            let ended = run(subcommand, &config, dir.path());
+            assert_eq!(ended.code, Some(2), "{subcommand}: {}", ended.stderr);
+            let place = place(&ended.stderr);
+            assert!(place.is_some(), "no file:line:column for {hint}:\n{}", ended.stderr);
+            if let Some(wrong) = wrong {
+                assert_eq!(place, place_of(wrong, &config, dir.path()), "{}", ended.stderr);
+            }
+            assert!(ended.stderr.contains(hint), "no word of {hint}:\n{}", ended.stderr);
+        }
     }
 }
 
 #[test]
 fn unusable_arguments_exit_with_2() {
     for arguments in [&["check"][..], &["nonsense"], &["run", "-c", "/no/such/file.toml"], &[]] {
-        assert_eq!(run(arguments, "").status.code(), Some(2), "{arguments:?}");
+        assert_eq!(run_to_end(arguments).code, Some(2), "{arguments:?}");
     }
+    let missing = run_to_end(&["run", "-c", "/no/such/file.toml"]).stderr;
+    assert!(missing.contains("/no/such/file.toml"), "{missing}");
 }
 
 #[test]
 fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = Refusing::new().listen();
     let address = taken.local_addr().unwrap().to_string();
-    let config = good().replace("127.0.0.1:0", &address);
     let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("admin.sock");
-    let admin = format!("admin = {{ listen = \"off\", socket = \"{}\" }}\n", socket.display());
-    let output = run(&["run", "-c", "CONFIG"], &(admin + &config));
-    assert_eq!(output.status.code(), Some(2));
-    let message = stderr(&output);
-    assert!(message.contains("edge.toml:4:8: ") && message.contains("in use"), "{message}");
-    assert!(!socket.exists(), "the admin socket is gone with the process");
+    let free = dir.path().join("free.sock");
+    let bind = vec![format!("unix:{}", free.display()), address.clone()];
+    let config = Config { bind, ..good() };
+    let ended = run("run", &config, dir.path());
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(
+        place(&ended.stderr),
+        place_of(&format!("\"{address}\""), &config, dir.path()),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{}", ended.stderr);
+    assert!(!free.exists(), "the socket of the other address is gone with the process");
+    assert!(!dir.path().join("admin.sock").exists(), "the admin socket is gone with the process");
 }
 
 #[test]
 fn the_schema_is_json() {
-    let output = run(&["schema"], "");
-    assert_eq!(output.status.code(), Some(0));
-    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ended = run_to_end(&["schema"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert!(schema["properties"]["listeners"].is_object());
 }
 
 #[test]
 fn the_version_is_told() {
-    let output = run(&["--version"], "");
-    assert_eq!(output.status.code(), Some(0));
+    let ended = run_to_end(&["--version"]);
     let expected = format!("millrace-dataplane {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    assert_eq!((ended.code, ended.stdout), (Some(0), expected));
 }

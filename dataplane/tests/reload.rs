@@ -1,96 +1,185 @@
-//! Configs applied one after another while requests and a long stream go through: nothing is lost, the stream ends on
-//! the generation that it began with.
+//! Config changes lose nothing: hundreds of them during hundreds of live streams, with listeners that come and go. A
+//! stream ends on the generation that it began with, and a refused config changes nothing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod story;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use story::config::Config;
+use story::load::{Load, Mix};
+use story::wire::Wire;
+use story::{DRIVERS, Proxy, origin};
 
-use common::{DataPlane, SlowOrigin, end_stream, forward_to, get, origin};
+const APPLIES: u64 = 200;
+const STREAMS: usize = 500;
 
-/// How many configs are applied one after another.
-const APPLIES: u64 = 60;
-
-/// Sends requests on one connection until told to stop; panics if one is not answered as it should be.
-fn keep_asking(address: SocketAddr, is_over: &AtomicBool, asked: &AtomicUsize) {
-    let mut stream = TcpStream::connect(address).expect("the connection was refused");
-    let mut received = Vec::new();
-    while !is_over.load(Ordering::Relaxed) {
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("the connection was closed");
-        while !received.ends_with(b"\r\n\r\nhello") {
-            let mut part = [0; 4096];
-            let length = stream.read(&mut part).expect("the answer was cut");
-            assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&received));
-            received.extend_from_slice(&part[..length]);
-        }
-        assert!(received.starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&received));
-        received.clear();
-        asked.fetch_add(1, Ordering::Relaxed);
+/// The config number `number`: each differs from the one before, most in more than one place.
+fn variant(base: &Config, origin: std::net::SocketAddr, number: u64) -> Config {
+    let route = format!(
+        "[[routes]]\nname = \"extra\"\npath = \"/extra/{number}\"\ncluster = \"extra\"\n\
+         headers = {{ request = {{ set = {{ X-Variant = \"{number}\" }} }} }}\n\
+         [[clusters]]\nname = \"extra\"\nendpoints = [{{ address = \"{origin}\", weight = {} }}]\n",
+        number % 7 + 1
+    );
+    let listener = "[[listeners]]\nname = \"second\"\nbind = \"127.0.0.1:0\"";
+    let mut config = base.clone().more(&route);
+    if number.is_multiple_of(2) {
+        config = config.limits("connections = 5000");
     }
+    if number.is_multiple_of(3) { config.more(listener) } else { config }
 }
 
 #[test]
-fn many_applies_under_traffic_lose_nothing() {
-    let config = forward_to(origin("hello"));
-    let mut it = DataPlane::start(&config);
-    let address = it.address("http");
-    let (is_over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (is_over, asked) = (Arc::clone(&is_over), Arc::clone(&asked));
-            std::thread::spawn(move || keep_asking(address, &is_over, &asked))
-        })
-        .collect();
-    for round in 0..APPLIES {
-        // Every other config has other limits and another listener beside the one in use.
-        let more = if round % 2 == 0 {
-            "[limits]\nconnections = 5000\n[[listeners]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\n"
-        } else {
-            ""
-        };
-        let answer = it.admin("PUT", "/config", &it.config(&format!("{config}{more}")));
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        assert_eq!(get(address, "/").expect("a new connection failed").body, "hello");
+fn two_hundred_applies_during_five_hundred_streams_lose_nothing() {
+    let origin = origin();
+    let base = Config::to(origin.addr());
+    let proxy = Proxy::start(&base);
+    let mix = Mix { streams: STREAMS, events: 40, events_per_second: 4, keep_alive: 8, fresh: 0 };
+    let addr = proxy.addr();
+    let load = Load::start(addr, mix);
+    let (connections, requests) = (origin.stats().connections.accepted, load.requests());
+    for number in 1..=APPLIES {
+        let (status, answer) = proxy.put_config(&variant(&base, origin.addr(), number));
+        assert_eq!((status, answer["generation"].as_u64()), (200, Some(number + 1)), "{answer}");
+        assert_eq!(
+            Wire::connect(addr).get("/").response().0.status(),
+            200,
+            "a new connection after {number}"
+        );
     }
-    let before = asked.load(Ordering::Relaxed);
-    it.wait_until("requests go on", |_| asked.load(Ordering::Relaxed) > before + 50);
-    is_over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().expect("a client failed");
+    let status = proxy.status();
+    assert_eq!(
+        load.streams_ended(),
+        0,
+        "the applies took longer than the streams: they prove less than they say"
+    );
+    assert!(load.requests() > requests + APPLIES, "hardly any traffic went on beside");
+    let generations = status["generations"].as_array().unwrap();
+    let first = generations.iter().find(|generation| generation["generation"] == 1);
+    assert_eq!(
+        first.unwrap()["streams"],
+        STREAMS,
+        "streams stay on the generation they began with: {status}"
+    );
+    assert_eq!(status["generation"], APPLIES + 1);
+    let dialled = origin.stats().connections.accepted - connections;
+    // Pools belong to workers: one for each of the eight clients, and one on either worker for what connects anew.
+    assert!(dialled <= 10, "an unchanged cluster lost its pool: {dialled} connections were dialled");
+
+    let asked = load.requests();
+    let report = load.finish();
+    println!(
+        "{APPLIES} applies: {} streams, {} events, {} requests",
+        report.streams_whole, report.events, report.requests
+    );
+    assert!(report.losses.is_empty(), "{:#?}", report.losses);
+    assert_eq!(report.streams_whole, STREAMS as u64);
+    assert_eq!(report.events, 40 * STREAMS as u64);
+    assert!(report.requests > asked + 50, "traffic did not go on after the last of them");
+    assert_eq!(report.reconnects, 0, "a kept connection was closed by a reload");
+    proxy.eventually("the old generations are gone", |proxy| {
+        proxy.status()["generations"].as_array().unwrap().len() == 1
+    });
+    assert_eq!(proxy.metric("millrace_config_applies_total", &[]), APPLIES + 1);
+    proxy.assert_at_rest();
+}
+
+#[test]
+fn signals_and_refusals_under_load_lose_nothing() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let base = Config::to(origin.addr()).driver(driver);
+        let proxy = Proxy::start(&base);
+        let mix = Mix { streams: 50, events: 20, events_per_second: 10, keep_alive: 4, fresh: 4 };
+        let load = Load::start(proxy.addr(), mix);
+        for number in 1..=20 {
+            if number % 2 == 0 {
+                proxy.write_config(&variant(&base, origin.addr(), number));
+            } else {
+                proxy.write_config(&base.clone().route("cluster_typo = 1"));
+            }
+            let before = proxy.metric("millrace_config_applies_total", &[])
+                + proxy.metric("millrace_config_refusals_total", &[]);
+            proxy.signal(Signal::HUP);
+            proxy.eventually("the signal is heard", |proxy| {
+                proxy.metric("millrace_config_applies_total", &[])
+                    + proxy.metric("millrace_config_refusals_total", &[])
+                    > before
+            });
+        }
+        assert_eq!(proxy.metric("millrace_config_refusals_total", &[]), 10, "{driver}");
+        let report = load.finish();
+        assert!(report.losses.is_empty(), "{driver}: {:#?}", report.losses);
+        assert_eq!((report.streams_whole, report.events), (50, 1000), "{driver}");
     }
-    assert_eq!(it.status()["generation"], APPLIES + 1);
 }
 
 #[test]
 fn a_stream_ends_on_the_generation_that_it_began_with() {
-    let slow = SlowOrigin::start();
-    let mut it = DataPlane::start(&forward_to(slow.address));
-    let mut client = TcpStream::connect(it.address("http")).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
-    let stream = slow.begun();
-    let other = it.config(&forward_to(origin("other")));
-    assert_eq!(it.admin("PUT", "/config", &other).status, 200);
-    let both = serde_json::json!([{ "generation": 1, "streams": 1 }, { "generation": 2, "streams": 0 }]);
-    assert_eq!(it.status()["generations"], both);
-    assert_eq!(get(it.address("http"), "/").unwrap().body, "other");
+    for driver in DRIVERS {
+        let (first, second) = (origin(), origin());
+        let proxy = Proxy::start(&Config::to(first.addr()).driver(driver));
+        // Its answer goes on for as long as the client wants.
+        let mut stream = proxy.connect();
+        stream.send(
+            "POST /echo?raw HTTP/1.1\r\nHost: story\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n",
+        );
+        assert_eq!((stream.head().status(), stream.exact(10)), (200, b"5\r\nbegun\r\n".to_vec()));
+        assert_eq!(proxy.put_config(&Config::to(second.addr()).driver(driver)).0, 200);
+        let both = json!([{ "generation": 1, "streams": 1 }, { "generation": 2, "streams": 0 }]);
+        assert_eq!(proxy.status()["generations"], both, "{driver}");
+        assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+        assert_eq!((first.stats().requests.total, second.stats().requests.total), (1, 1), "{driver}");
 
-    end_stream(stream);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("5\r\nended\r\n0\r\n\r\n"), "{answer}");
-    let one = serde_json::json!([{ "generation": 2, "streams": 0 }]);
-    it.wait_until("the first generation is gone", |it| it.status()["generations"] == one);
+        stream.send("5\r\nended\r\n0\r\n\r\n");
+        assert_eq!(stream.try_chunked().unwrap().0, b"ended", "{driver}");
+        drop(stream);
+        let one = json!([{ "generation": 2, "streams": 0 }]);
+        proxy.eventually("the first generation is gone", |proxy| proxy.status()["generations"] == one);
+        assert_eq!(first.stats().aborts.total, 0, "{driver}");
+    }
 }
 
 #[test]
-fn a_refused_config_leaves_traffic_alone() {
-    let it = DataPlane::start(&forward_to(origin("hello")));
-    let answer = it.admin("PUT", "/config", "[[listeners]]\nname = 1\n");
-    assert_eq!(answer.status, 422);
-    let errors: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(errors["errors"][0]["line"], 1, "{errors}");
-    assert_eq!(get(it.address("http"), "/").unwrap().body, "hello");
+fn a_refused_config_says_where_and_why_and_changes_nothing() {
+    let origin = origin();
+    let base = Config::to(origin.addr());
+    let proxy = Proxy::start(&base);
+    let wrong = base.route("timeouts = { idle = \"soon\" }").limits("conections = 5");
+    let (status, answer) = proxy.put_config(&wrong);
+    assert_eq!(status, 422);
+    let text = wrong.render(proxy.dir());
+    let place = |error: &Value| {
+        let line = text.lines().nth(error["line"].as_u64().unwrap() as usize - 1).unwrap();
+        line[error["column"].as_u64().unwrap() as usize - 1..].to_owned()
+    };
+    let mut places: Vec<String> = answer["errors"].as_array().unwrap().iter().map(place).collect();
+    places.sort();
+    assert_eq!(places, ["\"soon\" }", "conections = 5"], "{answer}");
+    assert!(answer.to_string().contains("connections"), "the right word is told: {answer}");
+    assert_eq!(proxy.status()["generation"], 1);
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+}
+
+#[test]
+fn a_listener_that_is_removed_ends_its_queue_and_not_its_streams() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let base = Config::to(origin.addr()).driver(driver);
+        let proxy = Proxy::start(&base);
+        let second = base.clone().more("[[listeners]]\nname = \"second\"\nbind = \"127.0.0.1:0\"");
+        assert_eq!(proxy.put_config(&second).0, 200);
+        let addr = proxy.addr_of("second");
+        let mut stream = Wire::connect(addr);
+        stream.get("/sse?tokens=30&tokens_per_second=30");
+        stream.head();
+        let mut kept = Wire::connect(addr);
+        assert_eq!(kept.get("/").response().0.status(), 200);
+        assert_eq!(proxy.put_config(&base).0, 200);
+        proxy.eventually("nobody listens there", |_| Wire::try_connect(addr).is_err());
+        let (body, _) = stream.try_chunked().unwrap();
+        assert_eq!(String::from_utf8(body).unwrap().matches("data: ").count(), 30, "{driver}");
+        assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+    }
 }

@@ -11,9 +11,8 @@ use std::process::{Child, Command, Stdio};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use story::config::Config;
-use story::hole::Refusing;
 use story::wire::Wire;
-use story::{DRIVERS, Proxy, origin, run_to_end};
+use story::{DRIVERS, Proxy, origin};
 
 const MEMORY_BOUND: u64 = 48 << 20;
 
@@ -217,64 +216,6 @@ fn an_origin_that_is_killed_ends_its_streams_and_nothing_else() {
         assert_eq!((ends, proxy.faults("connect_refused")), (50, 1), "{driver}");
         proxy.assert_at_rest();
     }
-}
-
-#[test]
-fn wrong_configs_exit_with_2_and_say_where() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("edge.toml");
-    let good = Config::to("127.0.0.1:1".parse().unwrap());
-    let cases = [
-        (good.clone().limits("conections = 5"), "connections"),
-        (good.clone().route("timeouts = { idle = \"soon\" }"), "soon"),
-        (Config { endpoints: vec![], ..good.clone() }, "endpoint"),
-        (
-            good.clone().more("[[clusters]]\nname = \"origin\"\nendpoints = [{ address = \"127.0.0.1:1\" }]"),
-            "origin",
-        ),
-        (good.clone().more("[[routes]]\nname = \"x\"\ncluster = \"orgin\""), "origin"),
-        (good.clone().more("[[listeners]]\nname = \"x\"\nbind = \"127.0.0.1:99999\""), "99999"),
-        (good.clone().more("this is no TOML"), ""),
-        (
-            good.clone().route("headers = { request = { set = { X-A = \"${MILLRACE_NOT_SET}\" } } }"),
-            "MILLRACE_NOT_SET",
-        ),
-    ];
-    for (config, hint) in cases {
-        std::fs::write(&path, config.render(dir.path())).unwrap();
-        for subcommand in ["run", "check"] {
-            let ended = run_to_end(subcommand, &path);
-            assert_eq!(ended.code, Some(2), "{subcommand}: {}", ended.stderr);
-            let place = ended.stderr.split_once("edge.toml:").map(|(_, rest)| rest).unwrap_or_default();
-            let mut place =
-                place.split(':').map(|number| number.split(' ').next().unwrap_or("").trim().parse::<u32>());
-            let has_place = matches!((place.next(), place.next()), (Some(Ok(1..)), Some(Ok(1..))));
-            assert!(has_place, "no file:line:column for {hint}:\n{}", ended.stderr);
-            assert!(ended.stderr.contains(hint), "no word of {hint}:\n{}", ended.stderr);
-        }
-    }
-    let missing = run_to_end("run", &dir.path().join("missing.toml"));
-    assert_eq!(missing.code, Some(2));
-    assert!(missing.stderr.contains("missing.toml"), "{}", missing.stderr);
-}
-
-#[test]
-fn a_port_that_another_process_has_is_a_clear_failure_and_nothing_starts() {
-    let taken = Refusing::new().listen();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("edge.toml");
-    let addr = taken.local_addr().unwrap();
-    let free = dir.path().join("free.sock");
-    let config = Config {
-        bind: vec![format!("unix:{}", free.display()), addr.to_string()],
-        ..Config::to("127.0.0.1:1".parse().unwrap())
-    };
-    std::fs::write(&path, config.render(dir.path())).unwrap();
-    let ended = run_to_end("run", &path);
-    assert!(matches!(ended.code, Some(1 | 2)), "{:?}", ended.code);
-    assert!(ended.stderr.contains(&addr.to_string()), "{}", ended.stderr);
-    assert!(ended.stderr.contains("in use"), "{}", ended.stderr);
-    assert!(!free.exists() && !dir.path().join("admin.sock").exists(), "something was left behind");
 }
 
 /// What comes in on both ends at once, thrown away at any moment: whatever is in flight in the kernel then, its buffers

@@ -1,75 +1,93 @@
-//! Signals and the drain: what an operator's `systemctl reload` and `stop` mean for those who are being served.
+//! Signals and the drain: what an operator's `systemctl reload` and `stop` mean for those who are being served. SIGUSR2 is
+//! told in `upgrade`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod story;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-use common::{DataPlane, SlowOrigin, end_stream, forward_to, get, origin};
 use rustix::process::Signal;
+use story::config::Config;
+use story::wire::{End, Wire};
+use story::{DRIVERS, Proxy, origin};
 
 #[test]
 fn hangup_reads_the_file_again() {
-    let mut it = DataPlane::start(&forward_to(origin("before")));
-    let address = it.address("http");
-    it.write_config(&forward_to(origin("after")));
-    it.signal(Signal::HUP);
-    it.wait_until("the second generation serves", |it| it.status()["generation"] == 2);
-    assert_eq!(get(address, "/").unwrap().body, "after");
+    let (before, after) = (origin(), origin());
+    let proxy = Proxy::before(&before);
+    let addr = proxy.addr();
+    proxy.write_config(&Config::to(after.addr()));
+    proxy.signal(Signal::HUP);
+    proxy.eventually("the second generation serves", |proxy| proxy.status()["generation"] == 2);
+    assert_eq!(Wire::connect(addr).get("/").response().0.status(), 200);
+    assert_eq!((before.stats().requests.total, after.stats().requests.total), (0, 1));
 }
 
 #[test]
 fn hangup_with_a_wrong_file_changes_nothing() {
-    let mut it = DataPlane::start(&forward_to(origin("before")));
-    it.write_config("nonsense = 1\n");
-    it.signal(Signal::HUP);
-    it.wait_until("the refusal is told of", |it| it.log().contains("config refused"));
-    assert_eq!(it.status()["generation"], 1);
-    assert_eq!(get(it.address("http"), "/").unwrap().body, "before");
+    let origin = origin();
+    let proxy = Proxy::before(&origin);
+    proxy.write_config(&Config::to(origin.addr()).route("nonsense = 1"));
+    proxy.signal(Signal::HUP);
+    proxy.eventually("the refusal is told of", |proxy| proxy.output().contains("config refused"));
+    assert_eq!(proxy.status()["generation"], 1);
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
 }
 
 #[test]
-fn terminate_lets_a_stream_end_and_takes_nothing_new() {
-    let slow = SlowOrigin::start();
-    let mut it = DataPlane::start(&forward_to(slow.address));
-    let address = it.address("http");
-    let mut client = TcpStream::connect(address).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    let stream = slow.begun();
-    it.signal(Signal::TERM);
-    it.wait_until("it takes no connections", |_| TcpStream::connect(address).is_err());
-    assert_eq!(it.admin("GET", "/readyz", "").status, 503);
-    end_stream(stream);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("5\r\nended\r\n0\r\n\r\n"), "{answer}");
-    assert!(it.wait_for_end().success(), "{}", it.log());
-    assert!(!it.path("admin.sock").exists());
+fn terminate_lets_streams_finish_and_says_close_to_the_others() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let mut proxy = Proxy::start(&Config::to(origin.addr()).driver(driver));
+        let addr = proxy.addr();
+        let mut streams: Vec<Wire> = (0..20).map(|_| proxy.connect()).collect();
+        for stream in &mut streams {
+            stream.get("/sse?tokens=40&tokens_per_second=20");
+            stream.head();
+        }
+        let mut kept = proxy.connect();
+        assert_eq!(kept.get("/").response().0.status(), 200);
+        proxy.signal(Signal::TERM);
+        proxy.eventually("it drains", |proxy| proxy.status()["draining"] == true);
+        proxy.eventually("nobody listens", |_| Wire::try_connect(addr).is_err());
+        assert_eq!(proxy.admin("GET", "/readyz", "").0, 503, "{driver}");
+        // A connection that was kept is served once more, and told that this was all.
+        let (head, _) = kept.get("/").response();
+        assert_eq!(head.status(), 200, "{driver}");
+        let connection = head.field("Connection").map(str::to_ascii_lowercase);
+        assert_eq!(connection.as_deref(), Some("close"), "{driver}");
+        assert_eq!(kept.end().1, End::Fin);
+        for stream in &mut streams {
+            let (body, _) = stream.try_chunked().unwrap();
+            assert_eq!(String::from_utf8(body).unwrap().matches("data: ").count(), 40, "{driver}");
+        }
+        drop(streams);
+        assert_eq!(proxy.wait().code(), Some(0), "{driver}");
+        assert!(!proxy.admin_socket().exists(), "{driver}: the admin socket is gone with the process");
+    }
 }
 
 #[test]
-fn terminate_cuts_what_the_drain_timeout_does_not_wait_for() {
-    let slow = SlowOrigin::start();
-    let config = format!("limits = {{ drain_timeout = \"1s\" }}\n{}", forward_to(slow.address));
-    let mut it = DataPlane::start(&config);
-    let mut client = TcpStream::connect(it.address("http")).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    let _stream = slow.begun();
-    it.signal(Signal::TERM);
-    assert!(it.wait_for_end().success(), "{}", it.log());
-    let mut answer = Vec::new();
-    // A reset is as good an end as any here, but a clean one would be a lie.
-    let _ = client.read_to_end(&mut answer);
-    assert!(!answer.ends_with(b"0\r\n\r\n"), "a cut stream must not look whole");
+fn terminate_ends_at_its_deadline_and_cut_streams_do_not_look_whole() {
+    let limits = "drain_timeout = \"500ms\"";
+    ends_and_cuts(Signal::TERM, limits);
 }
 
 #[test]
-fn interrupt_ends_it_at_once() {
-    let slow = SlowOrigin::start();
-    let mut it = DataPlane::start(&forward_to(slow.address));
-    let mut client = TcpStream::connect(it.address("http")).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    let _stream = slow.begun();
-    it.signal(Signal::INT);
-    assert!(it.wait_for_end().success(), "{}", it.log());
+fn interrupt_waits_for_no_stream() {
+    // So long that no test would wait for it.
+    let limits = "drain_timeout = \"1h\"";
+    ends_and_cuts(Signal::INT, limits);
+}
+
+/// The signal ends the program well although a stream goes on, and its client can tell that it was cut.
+fn ends_and_cuts(signal: Signal, limits: &str) {
+    for driver in DRIVERS {
+        let origin = origin();
+        let mut proxy = Proxy::start(&Config::to(origin.addr()).driver(driver).limits(limits));
+        let mut stream = proxy.connect();
+        stream.get("/sse?stall_at=3&tokens_per_second=0");
+        let head = stream.head();
+        proxy.signal(signal);
+        assert!(stream.try_body(&head).is_err(), "{driver}: the stream looks whole");
+        assert_eq!(proxy.wait().code(), Some(0), "{driver}");
+    }
 }

@@ -1,112 +1,102 @@
-//! A binary upgrade: a new process takes over, no connection is refused, no stream is cut; and one that fails changes
-//! nothing.
+//! A binary upgrade: a new process takes over under load, no connection is refused, no stream is cut, and what the old
+//! process had goes to the new one; one that fails changes nothing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod story;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::Path;
 
-use common::{DataPlane, SlowOrigin, end_stream, forward_to, get, origin};
 use rustix::process::Signal;
+use story::config::Config;
+use story::load::{Load, Mix};
+use story::wire::Wire;
+use story::{DRIVERS, Proxy, origin};
 
-#[test]
-fn a_new_process_takes_over_and_the_old_one_ends() {
-    let mut it = DataPlane::start(&forward_to(origin("hello")));
-    let address = it.address("http");
-    let old = it.status()["pid"].as_i64().unwrap();
-    it.signal(Signal::USR2);
-    let new = it.wait_for_takeover();
-    assert_ne!(i64::from(new), old);
-    assert!(it.wait_for_end().success(), "{}", it.log());
-    assert_eq!(it.address("http"), address, "the port that the kernel chose is still the same");
-    assert_eq!(get(address, "/").unwrap().body, "hello");
+const UPGRADES: usize = 4;
+
+/// Whether a process that is no child of this one is still at work.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    // The state stands behind the name, which ends with the last parenthesis.
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
 }
 
 #[test]
-fn a_stream_that_the_old_process_carries_comes_to_its_end() {
-    let slow = SlowOrigin::start();
-    let mut it = DataPlane::start(&forward_to(slow.address));
-    let mut client = TcpStream::connect(it.address("http")).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    let stream = slow.begun();
-    it.signal(Signal::USR2);
-    it.wait_for_takeover();
-    end_stream(stream);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("5\r\nended\r\n0\r\n\r\n"), "{answer}");
-    assert!(it.wait_for_end().success(), "{}", it.log());
-}
-
-#[test]
-fn no_connection_is_refused_while_processes_change() {
-    let mut it = DataPlane::start(&forward_to(origin("hello")));
-    let address = it.address("http");
-    let (is_over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (is_over, asked) = (Arc::clone(&is_over), Arc::clone(&asked));
-            std::thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    let answer = get(address, "/").expect("a request failed");
-                    assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
-                    asked.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    for _ in 0..3 {
-        it.signal(Signal::USR2);
-        it.wait_for_takeover();
-        let before = asked.load(Ordering::Relaxed);
-        it.wait_until("requests go on", |_| asked.load(Ordering::Relaxed) > before + 50);
-    }
-    is_over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().expect("a client failed");
+fn upgrades_in_a_row_under_load_lose_nothing() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let mut proxy = Proxy::start(&Config::to(origin.addr()).driver(driver));
+        let addr = proxy.addr();
+        let mix = Mix { streams: 100, events: 60, events_per_second: 10, keep_alive: 4, fresh: 4 };
+        let load = Load::start(addr, mix);
+        let mut pids = vec![proxy.pid()];
+        for _ in 0..UPGRADES {
+            let asked = load.requests();
+            proxy.signal(Signal::USR2);
+            proxy.await_successor();
+            pids.push(proxy.pid());
+            assert_eq!(proxy.addr(), addr, "the port that the kernel chose is still the same");
+            proxy.eventually("traffic goes on", |_| load.requests() > asked + 50);
+        }
+        assert_eq!(load.streams_ended(), 0, "the upgrades took longer than the streams");
+        let report = load.finish();
+        println!(
+            "{driver}, {UPGRADES} upgrades: {} streams, {} events, {} requests, {} connections",
+            report.streams_whole, report.events, report.requests, report.reconnects
+        );
+        assert!(report.losses.is_empty(), "{driver}: {:#?}", report.losses);
+        assert_eq!((report.streams_whole, report.events), (100, 6000), "{driver}");
+        assert!(proxy.wait().success(), "{driver}: the first process\n{}", proxy.output());
+        for pid in &pids[..UPGRADES] {
+            proxy.eventually("the old processes end", |_| !is_alive(*pid));
+        }
+        assert_eq!(Wire::connect(addr).get("/").response().0.status(), 200);
+        proxy.assert_sound();
     }
 }
 
 #[test]
 fn a_new_process_that_fails_leaves_the_old_one_serving() {
-    let mut it = DataPlane::start(&forward_to(origin("hello")));
-    it.write_config("nonsense = 1\n");
-    it.signal(Signal::USR2);
-    it.wait_until("the failure is told of", |it| it.log().contains("the upgrade failed"));
-    assert_eq!(get(it.address("http"), "/").unwrap().body, "hello");
-    assert_eq!(it.status()["pid"].as_i64(), Some(i64::from(it.pid())));
+    let origin = origin();
+    let proxy = Proxy::before(&origin);
+    proxy.write_config(&Config::to(origin.addr()).route("nonsense = 1"));
+    proxy.signal(Signal::USR2);
+    proxy.eventually("the failure is told of", |proxy| proxy.output().contains("the upgrade failed"));
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+    assert_eq!(proxy.status()["pid"], proxy.pid());
 }
 
 #[test]
 fn a_config_that_came_over_the_api_goes_from_process_to_process() {
-    let mut it = DataPlane::start(&forward_to(origin("file")));
-    let config = it.config(&forward_to(origin("api")));
-    assert_eq!(it.admin("PUT", "/config", &config).status, 200);
+    let (file, api) = (origin(), origin());
+    let mut proxy = Proxy::before(&file);
+    let config = Config::to(api.addr());
+    assert_eq!(proxy.put_config(&config).0, 200);
     // Twice: the process that was left the config has to leave it to the next one.
     for _ in 0..2 {
-        it.signal(Signal::USR2);
-        it.wait_for_takeover();
-        assert_eq!(it.admin("GET", "/config", "").body, config);
+        proxy.signal(Signal::USR2);
+        proxy.await_successor();
+        assert_eq!(proxy.text("/config"), config.render(proxy.dir()));
     }
-    assert_eq!(get(it.address("http"), "/").unwrap().body, "api");
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+    assert_eq!((file.stats().requests.total, api.stats().requests.total), (0, 1));
 }
 
 #[test]
 fn another_number_of_workers_takes_all_sockets_over() {
-    let origin = origin("hello");
+    let origin = origin();
     for (before, after) in [(4, 1), (1, 3)] {
-        let workers = |count: usize| format!("runtime = {{ workers = {count} }}\n{}", forward_to(origin));
-        let mut it = DataPlane::start(&workers(before));
-        let address = it.address("http");
-        it.write_config(&workers(after));
-        it.signal(Signal::USR2);
-        it.wait_for_takeover();
-        assert_eq!(it.status()["workers"], after);
-        it.wait_for_end();
+        let workers = |count| Config::to(origin.addr()).workers(count);
+        let mut proxy = Proxy::start(&workers(before));
+        let addr = proxy.addr();
+        proxy.write_config(&workers(after));
+        proxy.signal(Signal::USR2);
+        proxy.await_successor();
+        assert_eq!(proxy.status()["workers"], after);
+        assert!(proxy.wait().success(), "{}", proxy.output());
+        // The kernel spreads them over all sockets: one that nobody took over would keep some of them waiting.
         for _ in 0..30 {
-            assert_eq!(get(address, "/").unwrap().body, "hello");
+            assert_eq!(Wire::connect(addr).get("/").response().0.status(), 200);
         }
     }
 }

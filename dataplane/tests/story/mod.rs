@@ -14,6 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bench::origin::{Origin, OriginOptions};
@@ -33,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) const DRIVERS: [&str; 2] = ["io_uring", "epoll"];
 
 /// The program under test.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-dataplane");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-dataplane");
 
 /// A running data plane.
 pub(crate) struct Proxy {
@@ -48,12 +49,9 @@ impl Proxy {
     /// Starts the program and waits until it is ready.
     pub(crate) fn start(config: &Config) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-story-").tempdir().unwrap();
-        std::fs::write(dir.path().join("edge.toml"), config.render(dir.path())).unwrap();
-        let mut child = command("run", &dir.path().join("edge.toml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, config.render(dir.path())).unwrap();
+        let mut child = program(&["run", "-c", path.to_str().unwrap()]).spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().unwrap(), &output);
         collect(child.stderr.take().unwrap(), &output);
@@ -284,13 +282,14 @@ impl Drop for Proxy {
 /// What a run of the program that ended by itself said.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// The program with a subcommand and a config, in an environment that says nothing to it.
-pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
+/// The program with these arguments, in an environment that says nothing to it.
+fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.arg(subcommand).arg("-c").arg(config).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "RUST_LOG"] {
         command.env_remove(name);
     }
@@ -298,9 +297,11 @@ pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
 }
 
 /// Runs the program to its end, which has to come soon.
-pub(crate) fn run_to_end(subcommand: &str, config: &Path) -> Ended {
-    let mut child =
-        command(subcommand, config).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+pub(crate) fn run_to_end(arguments: &[&str]) -> Ended {
+    let mut child = program(arguments).spawn().unwrap();
+    // Beside the wait: what does not fit into a pipe would keep the program from ending.
+    let stdout = read_all(child.stdout.take().unwrap());
+    let stderr = read_all(child.stderr.take().unwrap());
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -309,14 +310,22 @@ pub(crate) fn run_to_end(subcommand: &str, config: &Path) -> Ended {
         if Instant::now() >= deadline {
             child.kill().unwrap();
             child.wait().unwrap();
-            panic!("the program went on with {}", config.display());
+            panic!("the program went on with {arguments:?}");
         }
         std::thread::sleep(LOOK_EVERY);
     };
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     assert_eq!(status.signal(), None, "{stderr}");
-    Ended { code: status.code(), stderr }
+    Ended { code: status.code(), stdout, stderr }
+}
+
+/// Reads a pipe to its end, on a thread of its own.
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).unwrap();
+        text
+    })
 }
 
 /// The mock origin with its defaults.
