@@ -168,34 +168,24 @@ impl Carriage<'_> {
         let mut left = pin!(hangup(&client.stream));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
+            let mut fault = None;
+            // The upload first: an answer that fails can be followed by another try only if all of the body has gone up,
+            // which may have become true in this very turn.
+            if !is_up_ended && let Poll::Ready(uploaded) = up.as_mut().poll(context) {
+                is_up_ended = true;
+                fault = self.end_upload(uploaded, reached).err();
+            }
             if let Poll::Ready(answered) = down.as_mut().poll(context) {
                 return Poll::Ready(Ok(answered));
+            }
+            if let Some(fault) = fault {
+                return Poll::Ready(Err(fault));
             }
             // While the endpoint takes no more, nobody reads what the client does.
             if self.is_uploading.get() && left.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(end_kind(client, FaultKind::ClientGone)));
             }
-            if is_up_ended {
-                return Poll::Pending;
-            }
-            let Poll::Ready(uploaded) = up.as_mut().poll(context) else { return Poll::Pending };
-            is_up_ended = true;
-            match uploaded {
-                Ok(Uploaded::Whole(behind)) => {
-                    self.behind.set(behind);
-                    exchange.is_asked.set(true);
-                    exchange.is_body_lost.set(!exchange.is_kept());
-                    self.is_uploading.set(false);
-                    self.await_answer(reached);
-                    Poll::Pending
-                }
-                // What it has to say for itself is still to come.
-                Ok(Uploaded::NotWanted) => {
-                    self.await_answer(reached);
-                    Poll::Pending
-                }
-                Err(fault) => Poll::Ready(Err(fault)),
-            }
+            Poll::Pending
         })
         .await?;
         // An answer before the end of the request: nobody will read the rest of it.
@@ -205,6 +195,18 @@ impl Carriage<'_> {
             keep_upstream: answered.keep_upstream && is_whole,
             ..answered
         }))
+    }
+
+    /// Notes how the upload ended; from here on the endpoint has to answer.
+    fn end_upload(&self, uploaded: Result<Uploaded, FaultKind>, reached: &Reached) -> Result<(), FaultKind> {
+        if let Uploaded::Whole(behind) = uploaded? {
+            self.behind.set(behind);
+            self.exchange.is_asked.set(true);
+            self.exchange.is_body_lost.set(!self.exchange.is_kept());
+            self.is_uploading.set(false);
+        }
+        self.await_answer(reached);
+        Ok(())
     }
 
     /// The endpoint has all that it will get: from here on it has to answer.
