@@ -352,24 +352,6 @@ impl FaultKind {
             (Blame::Client | Blame::Proxy, _) => LogLevel::Debug,
         }
     }
-
-    /// Appends the JSON body of the error answer: `{"error":{"message","type","code","request_id"}}`.
-    pub fn write_body(self, request_id: &str, out: &mut Vec<u8>) {
-        let parts = [
-            "{\"error\":{\"message\":\"",
-            self.message(),
-            "\",\"type\":\"",
-            self.error_type(),
-            "\",\"code\":\"",
-            self.as_str(),
-            "\",\"request_id\":\"",
-        ];
-        for part in parts {
-            out.extend_from_slice(part.as_bytes());
-        }
-        write_json_text(request_id, out);
-        out.extend_from_slice(b"\"}}\n");
-    }
 }
 
 impl std::fmt::Display for FaultKind {
@@ -380,14 +362,3 @@ impl std::fmt::Display for FaultKind {
 
 /// Overload is gone within seconds or not at all, and SDKs back off by themselves from there.
 const RETRY_AFTER_S: u32 = 1;
-
-/// The text between the quotes of a JSON string (RFC 8259, section 7); a request id may come from a client.
-fn write_json_text(text: &str, out: &mut Vec<u8>) {
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => out.push(byte),
-        }
-    }
-}

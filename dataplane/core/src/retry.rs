@@ -13,7 +13,7 @@ pub struct RetryState {
     pub attempts_max: u32,
     /// How far it had come.
     pub phase: Phase,
-    /// Whether the method is idempotent, see [`is_idempotent`].
+    /// Whether the method is idempotent, see [`crate::request::Method::is_idempotent`].
     pub is_idempotent: bool,
     /// What became of the request body.
     pub body: Body,
@@ -118,9 +118,4 @@ pub fn decide(state: &RetryState) -> Retry {
         }
         (Phase::Connecting | Phase::SentBeforeResponse, _) => Retry::OtherEndpoint,
     }
-}
-
-/// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2). A method that is not known is not.
-pub fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }

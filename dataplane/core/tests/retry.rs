@@ -1,6 +1,7 @@
 //! A request is never doubled: the retry decision over every combination of what it looks at.
 
-use dataplane_core::retry::{Body, GiveUp, Phase, Retry, RetryState, decide, is_idempotent};
+use dataplane_core::request::Method;
+use dataplane_core::retry::{Body, GiveUp, Phase, Retry, RetryState, decide};
 
 /// Every state: phase × body × idempotent × allowed by the route × tries left or not.
 fn all_states() -> impl Iterator<Item = RetryState> {
@@ -95,9 +96,9 @@ fn a_route_that_allows_one_try_still_survives_a_stale_pooled_connection() {
 #[test]
 fn knows_the_idempotent_methods_of_the_rfc() {
     for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
-        assert!(is_idempotent(method), "{method}");
+        assert!(Method::from_token(method).is_idempotent(), "{method}");
     }
     for method in ["POST", "PATCH", "CONNECT", "get", "BREW", ""] {
-        assert!(!is_idempotent(method), "{method}");
+        assert!(!Method::from_token(method).is_idempotent(), "{method}");
     }
 }

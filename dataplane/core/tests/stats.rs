@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use dataplane_core::error::{Blame, Fault, FaultKind};
+use dataplane_core::h1::{ErrorBody, encode_error};
 use dataplane_core::stats::{
     BOUNDS, Counter, EndpointStats, FINE_BOUNDS_NS, Gauge, Histogram, ListenerStats, RouteStats, StatusClass,
     WIDE_BOUNDS_NS, WorkerStats,
@@ -159,10 +160,18 @@ fn what_clients_can_cause_at_any_rate_is_not_loud() {
 
 #[test]
 fn answers_in_the_shape_that_sdks_know() {
-    let mut body = Vec::new();
-    FaultKind::NoEndpoint.write_body("req-\"1\"\\\n\u{e9}", &mut body);
+    let kind = FaultKind::NoEndpoint;
+    let body = ErrorBody {
+        message: kind.message(),
+        kind: kind.error_type(),
+        code: kind.as_str(),
+        request_id: "req-\"1\"\\\n\u{e9}",
+    };
+    let mut room = [0; 1024];
+    let len = encode_error(&mut room, 503, &body, true, None, false).unwrap();
+    let answer = str::from_utf8(&room[..len]).unwrap();
     assert_eq!(
-        String::from_utf8(body).unwrap(),
+        answer.split_once("\r\n\r\n").unwrap().1,
         "{\"error\":{\"message\":\"No server is available for this route; try again shortly.\",\
          \"type\":\"upstream_error\",\"code\":\"no_endpoint\",\
          \"request_id\":\"req-\\\"1\\\"\\\\\\u000a\u{e9}\"}}\n"

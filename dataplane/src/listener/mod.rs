@@ -75,9 +75,9 @@ pub(crate) async fn accept(
     loop {
         let stopped = first(stop.wait(), socket.readable()).await;
         match accept_burst(&socket, &ingress, &context, &hand_over) {
-            // Closing a socket resets what waits in its queue: take that first.
-            Ok(()) if stopped => return Ok(()),
-            Ok(()) => {}
+            // Closing a socket resets what waits in its queue: take that first, however many bursts it needs.
+            Ok(is_empty) if stopped && is_empty => return Ok(()),
+            Ok(_) => {}
             Err(error) => {
                 warn!(listener = ingress.name(), %error, "cannot accept; waiting for connections to close");
                 driver::sleep(EXHAUSTED_PAUSE).await;
@@ -86,17 +86,18 @@ pub(crate) async fn accept(
     }
 }
 
-/// Takes what waits in the queue. Errors: the process or the host has run out of descriptors or memory.
+/// Takes what waits in the queue, up to a burst; true when nothing is left there. Errors: the process or the host has run
+/// out of descriptors or memory.
 fn accept_burst(
     socket: &Stream,
     ingress: &Rc<Ingress>,
     context: &Rc<Context>,
     hand_over: &impl Fn(usize, Accepted),
-) -> io::Result<()> {
+) -> io::Result<bool> {
     for _ in 0..BURST {
         let (socket, peer) = match socket::accept(socket, sockets_nonblocking()) {
             Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) if is_exhausted(&error) => return Err(error),
             // The peer gave up while it waited in the queue.
             Err(_) => continue,
@@ -109,7 +110,7 @@ fn accept_burst(
             None => begin(socket, peer, ingress, context),
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Serves a connection on this worker.

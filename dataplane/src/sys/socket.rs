@@ -142,6 +142,18 @@ pub(crate) fn peek(socket: impl AsFd) -> Peek {
     }
 }
 
+/// Throws away what has been received, up to `bytes_max`, without waiting: a close with bytes unread would be a reset.
+pub(crate) fn discard(socket: impl AsFd, bytes_max: usize) {
+    let mut room = [0u8; 4096];
+    let mut left = bytes_max;
+    while left > 0 {
+        match rustix::net::recv(&socket, &mut room, RecvFlags::DONTWAIT) {
+            Ok((count @ 1.., _)) => left = left.saturating_sub(count),
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
 /// Ends one or both directions at once; whatever waits on the socket completes. Failures mean that it is over already.
 pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) {
     let _ = rustix::net::shutdown(socket, how);

@@ -16,6 +16,8 @@ use crate::io::{Buf, Side, Ticks, Timer};
 const LINGER: Ticks = Ticks::of_millis(2_000);
 /// How much it may still send meanwhile: the rest of a body that nobody wants.
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How much of its request a client that is turned away may have sent by then, without losing the answer to a reset.
+const REFUSED_BYTES_MAX: usize = 64 * 1024;
 /// Room for an error response: head and JSON.
 const ERROR_BYTES_MAX: usize = 2048;
 
@@ -75,6 +77,7 @@ pub(super) fn refuse_connection(socket: &OwnedFd, context: &Context) {
         let _ = stream.write_all(buf.bytes());
     }
     crate::sys::socket::shutdown(socket, rustix::net::Shutdown::Write);
+    crate::sys::socket::discard(socket, REFUSED_BYTES_MAX);
 }
 
 fn encode(reply: &Reply) -> Option<Buf> {
