@@ -14,8 +14,9 @@ use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
 use proto::config::HostHeader;
 
-use super::context::{Context, Ingress, RouteView, View};
+use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
+use super::ingress::Ingress;
 use crate::io::{Buf, Deadlines, Side, Stream, Timer};
 use crate::upstream::{ConnectFailure, InFlight, connect};
 

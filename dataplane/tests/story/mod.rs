@@ -133,13 +133,18 @@ impl Proxy {
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
-    fn try_admin(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-        let mut wire = Wire::try_connect_unix(&self.admin_socket()).ok()?;
+    /// Asks the admin API, whose answer is still to be read from the connection.
+    pub(crate) fn begin_admin(&self, method: &str, path: &str, body: &str) -> std::io::Result<Wire> {
+        let mut wire = Wire::try_connect_unix(&self.admin_socket())?;
         let length = body.len();
         wire.try_send(format!(
             "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        ))
-        .ok()?;
+        ))?;
+        Ok(wire)
+    }
+
+    fn try_admin(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        let mut wire = self.begin_admin(method, path, body).ok()?;
         let head = wire.try_head().ok()?;
         let body = wire.try_body(&head).ok()?;
         Some((head.status(), String::from_utf8(body).ok()?))

@@ -162,7 +162,7 @@ fn open(
 ) -> Result<Opened, Failed> {
     let malformed = |kind| Failed { kind, phase: Phase::ResponseStarted };
     let context = &client.context;
-    wants.keep_alive &= !context.is_draining();
+    wants.keep_alive &= !client.is_ending();
     let mut fields = context.fields.borrow_mut();
     let head = match parse_response(buf.bytes(), scan, &mut fields, asked, &exchange.view.head_limits) {
         Ok(Some(head)) => head,

@@ -114,7 +114,7 @@ impl Carriage<'_> {
         watching: &mut Watching<'_, W>,
         arm: &mut Option<impl FnOnce() -> W>,
     ) -> Poll<()> {
-        if self.is_uploading.get() || self.is_tunnel.get() {
+        if self.is_uploading.get() || self.is_tunnel.get() || self.client.is_last.get() {
             return Poll::Pending;
         }
         if let Some(arm) = arm.take() {
@@ -257,7 +257,7 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     let reply = Reply {
         kind: fault,
         id: exchange.id.clone(),
-        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.context.is_draining(),
+        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.is_ending(),
         head_only: exchange.method == Method::Head,
         detail: None,
     };

@@ -25,7 +25,8 @@ use std::rc::Rc;
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::HeadScan;
 
-use super::context::{Context, Ingress};
+use super::context::{Context, View};
+use super::ingress::{Ingress, Place};
 use super::watch::{Eager, Seen, Watching, watch};
 use crate::io::{Buf, Deadlines, Side, Stream, Ticks, Timer, now};
 use reply::Reply;
@@ -40,12 +41,16 @@ pub(crate) struct Connection {
     /// None on a Unix socket.
     pub(super) peer: Option<SocketAddr>,
     pub(super) ingress: Rc<Ingress>,
+    /// Its place among the connections of its listener.
+    place: Place,
     pub(super) context: Rc<Context>,
     pub(super) deadlines: Deadlines,
     /// A request that comes until this tick follows the last one closely; the first one follows none.
     busy_until: Cell<u64>,
     /// Whether the armed watch holds a buffer.
     is_eager: Cell<bool>,
+    /// Nothing is received any more behind what was received: the end that a watch sees is not the client's.
+    is_last: Cell<bool>,
 }
 
 impl Connection {
@@ -63,6 +68,7 @@ impl Connection {
             return None;
         }
         let connection = Stream::adopt(socket).ok().map(|stream| Self {
+            place: ingress.enter(stream.as_raw_fd()),
             stream,
             peer,
             ingress: Rc::clone(ingress),
@@ -70,6 +76,7 @@ impl Connection {
             deadlines: Deadlines::new(),
             busy_until: Cell::new(0),
             is_eager: Cell::new(false),
+            is_last: Cell::new(false),
         });
         if connection.is_none() {
             context.admission().release_connection();
@@ -83,6 +90,16 @@ impl Connection {
             accepted.increment();
         }
         connection
+    }
+
+    /// What its next exchange is decided by; none before the first snapshot.
+    fn view(&self) -> Option<Rc<View>> {
+        self.ingress.last_view().or_else(|| self.context.view())
+    }
+
+    /// Whether it is closed after the exchange that it has, if it has one.
+    fn is_ending(&self) -> bool {
+        self.context.is_draining() || self.ingress.is_retired()
     }
 
     fn keep_alive_timeout(&self) -> Ticks {
@@ -100,6 +117,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // Before the descriptor is closed: its number may soon be another's.
+        self.ingress.leave(self.place);
         self.ingress.stats().connections.decrement();
         self.context.stats().connections.decrement();
         self.context.admission().release_connection();
@@ -137,13 +156,10 @@ pub(crate) fn serve(connection: Connection) -> impl Future<Output = ()> {
         };
         let mut waiting = pin!(None);
         loop {
-            let Some(view) = client.context.view() else { return };
-            client.arm(Side::ClientRead, Timer::KeepAlive, view.keep_alive_timeout);
-            drop(view);
             if waiting.is_none() {
                 waiting.set(Some(arm(false)));
             }
-            let Some(seen) = next(waiting.as_mut()).await else { return };
+            let Some(seen) = next(client, waiting.as_mut()).await else { return };
             let input = match seen {
                 Seen::Gone => return,
                 Seen::Bytes(input) => input,
@@ -182,8 +198,7 @@ async fn requests<W: Future<Output = Seen>>(
             Some(seen) => seen,
             // Silent so far: with a buffer in hand this is the fastest place to wait, else the connection is parked.
             None if client.is_eager.get() && waiting.is_some() => {
-                client.arm(Side::ClientRead, Timer::KeepAlive, client.keep_alive_timeout());
-                match next(waiting.as_mut()).await {
+                match next(client, waiting.as_mut()).await {
                     Some(seen) => seen,
                     None => return Next::Park,
                 }
@@ -198,9 +213,16 @@ async fn requests<W: Future<Output = Seen>>(
     }
 }
 
-/// The outcome of the armed watch; none if none is armed.
-async fn next<W: Future<Output = Seen>>(mut waiting: Pin<&mut Option<W>>) -> Option<Seen> {
-    let seen = waiting.as_mut().as_pin_mut()?.await;
+/// The client's next move between two requests, as the armed watch sees it; none if none is armed.
+async fn next<W: Future<Output = Seen>>(
+    client: &Connection,
+    mut waiting: Pin<&mut Option<W>>,
+) -> Option<Seen> {
+    let watch = waiting.as_mut().as_pin_mut()?;
+    client.arm(Side::ClientRead, Timer::KeepAlive, client.keep_alive_timeout());
+    client.ingress.wait(client.place, now());
+    let seen = watch.await;
+    client.is_last.set(!client.ingress.heard(client.place));
     waiting.set(None);
     Some(seen)
 }

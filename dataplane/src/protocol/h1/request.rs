@@ -81,7 +81,7 @@ struct Decision {
 /// Reads the request that `input` begins with; `scan` remembers how far an unfinished head has been looked at.
 pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Reading {
     let context = &client.context;
-    let Some(view) = context.view() else {
+    let Some(view) = client.view() else {
         return Reading::Refused(Refusal::unread(FaultKind::Overloaded, context.request_id()));
     };
     let began = context.stamp();
@@ -125,7 +125,7 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         BodyLength::None | BodyLength::Sized(0) => true,
         BodyLength::Sized(_) | BodyLength::Chunked => false,
     };
-    let keep_alive = head.keep_alive && is_whole && !context.is_draining();
+    let keep_alive = head.keep_alive && is_whole && !client.is_ending();
     let refuse = |kind| Refusal {
         kind,
         id: id.clone(),
@@ -146,7 +146,7 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
                 .map(|field| field.value)
         },
     };
-    let route = client.ingress.index().and_then(|listener| view.live.snapshot.route(listener, &request));
+    let route = view.live.snapshot.route(client.ingress.index(), &request);
     let route = route.ok_or_else(|| refuse(FaultKind::NoRoute))?;
     let config = &view.routes[route].entry.config;
     if let (Some(max), BodyLength::Sized(length)) = (config.request_body_max, head.length)
@@ -220,7 +220,7 @@ fn rewrite(
     exchange.notes = decision.notes;
     exchange.is_asked.set(is_whole);
     let mut asked_by = decision.client;
-    asked_by.keep_alive = decision.keep_alive || (asked_by.keep_alive && !client.context.is_draining());
+    asked_by.keep_alive = decision.keep_alive || (asked_by.keep_alive && !client.is_ending());
     Ok(Admitted {
         exchange,
         first: decision.first,
