@@ -12,10 +12,21 @@ use story::config::Config;
 use story::wire::{End, Wire};
 use story::{DRIVERS, PATIENCE, Proxy, origin};
 
+/// Connections that wait in the queue of one listener: many times what a worker takes in one turn.
+const QUEUED: usize = 1000;
+/// How many of them are served after the stop at least: less would prove little, since one turn takes 64.
+const SERVED_LATE: usize = 200;
 /// Longer than a client has to be silent to be let go.
 const LONG_SILENT: Duration = Duration::from_millis(1200);
 /// Shorter than any wait for a silent client used to be, and long enough for a slow machine.
 const SOON: Duration = Duration::from_secs(4);
+
+/// What stops a listener.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Terminate,
+    Reload,
+}
 
 /// Holds the whole process up; when this returns, none of its threads runs.
 fn hold_up(proxy: &Proxy) {
@@ -34,6 +45,47 @@ fn hold_up(proxy: &Proxy) {
 
 fn says_close(head: &story::wire::Head) -> bool {
     head.field("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+}
+
+#[test]
+fn a_listener_that_stops_serves_all_that_wait_in_its_queue() {
+    for (driver, stop) in
+        DRIVERS.into_iter().flat_map(|driver| [Stop::Terminate, Stop::Reload].map(|stop| (driver, stop)))
+    {
+        let origin = origin();
+        let base = Config::to(origin.addr()).driver(driver).workers(1);
+        let both = base.clone().more("[[listeners]]\nname = \"second\"\nbind = \"127.0.0.1:0\"");
+        let proxy = Proxy::start(&both);
+        let addr = proxy.addr_of("second");
+        hold_up(&proxy);
+        let mut clients: Vec<Wire> = (0..QUEUED).map(|_| Wire::connect(addr)).collect();
+        for client in &mut clients {
+            client.get("/bytes/100");
+        }
+        // It has arrived before the worker takes the first of them, and is heard long before it has taken the last.
+        let answer = match stop {
+            Stop::Terminate => {
+                proxy.signal(Signal::TERM);
+                None
+            }
+            Stop::Reload => Some(proxy.begin_admin("PUT", "/config", &base.render(proxy.dir())).unwrap()),
+        };
+        proxy.signal(Signal::CONT);
+        let mut late = 0;
+        for (index, client) in clients.iter_mut().enumerate() {
+            let head = client.try_head();
+            let head = head.unwrap_or_else(|error| panic!("{driver}, {stop:?}: client {index}: {error}"));
+            assert_eq!((head.status(), client.body(&head).len()), (200, 100), "{driver}, {stop:?}");
+            late += usize::from(says_close(&head));
+        }
+        println!("{driver}, {stop:?}: {late} of {QUEUED} were served after the stop");
+        assert!(late >= SERVED_LATE, "{driver}, {stop:?}: only {late} were still in the queue");
+        if let Some(mut answer) = answer {
+            assert_eq!(answer.response().0.status(), 200);
+            assert!(Wire::try_connect(addr).is_err(), "{driver}: somebody listens still");
+            assert_eq!(proxy.connect().get("/").response().0.status(), 200, "{driver}");
+        }
+    }
 }
 
 #[test]
