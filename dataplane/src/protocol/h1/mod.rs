@@ -267,7 +267,10 @@ async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
         "request refused"
     );
     if reply::send(client, &Reply::from(&refusal)).await {
-        return Ended::Open(refusal.rest.map(Seen::Bytes));
+        return match refusal.unwanted {
+            None => Ended::Open(refusal.rest.map(Seen::Bytes)),
+            Some(body) => Box::pin(reply::discard(client, *body)).await,
+        };
     }
     reply::linger(client).await;
     Ended::Closed

@@ -4,15 +4,16 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use dataplane_core::error::FaultKind;
-use dataplane_core::h1::{ErrorBody, encode_error};
+use dataplane_core::h1::{BodyDecoder, ErrorBody, encode_error};
 
 use super::super::context::Context;
 use super::super::ident::RequestId;
-use super::Connection;
+use super::super::watch::Seen;
 use super::request::Refusal;
+use super::{Connection, Ended};
 use crate::io::{Buf, Side, Ticks, Timer};
 
-/// How long a client may take to close after it was told the end.
+/// How long a client may take to close after it was told the end, or to send the little that is left of a refused request.
 const LINGER: Ticks = Ticks::of_millis(2_000);
 /// How much it may still send meanwhile: the rest of a body that nobody wants.
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,6 +61,23 @@ pub(super) async fn linger(client: &Connection) {
         match received {
             Ok(count @ 1..) => thrown_away += count,
             Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Throws away the rest of a body whose request was refused, so that the connection can go on behind it.
+pub(super) async fn discard(client: &Connection, mut body: BodyDecoder) -> Ended {
+    client.arm(Side::ClientRead, Timer::Linger, LINGER);
+    loop {
+        let (received, mut buf) = client.stream.recv(Buf::small()).await;
+        if !matches!(received, Ok(1..)) {
+            return Ended::Closed;
+        }
+        let Ok(scan) = body.scan(buf.bytes()) else { return Ended::Closed };
+        if scan.done {
+            client.deadlines.disarm(Side::ClientRead);
+            buf.consume(scan.consumed);
+            return Ended::Open((!buf.is_empty()).then_some(Seen::Bytes(buf)));
         }
     }
 }
