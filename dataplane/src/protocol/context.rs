@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use dataplane_core::h1::{FieldStorage, HeadLimits};
@@ -15,7 +15,7 @@ use super::ident::RequestId;
 use super::ingress::Ingress;
 use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
-use crate::upstream::{Cluster, Pools, Shelves};
+use crate::upstream::{Cluster, Pool, Pools, Shelves};
 
 /// Lines about failed exchanges that one worker logs in a second.
 const LOG_LINES_MAX: u32 = 10;
@@ -117,6 +117,8 @@ pub(crate) struct Context {
     view: RefCell<Option<Rc<View>>>,
     pools: RefCell<Pools>,
     ingresses: RefCell<Vec<Rc<Ingress>>>,
+    /// Pools of endpoints that no snapshot names any more, while exchanges of earlier views go on.
+    unnamed: RefCell<Vec<Weak<Pool>>>,
     /// Those that the current snapshot does not have any more, while connections of theirs go on.
     retired: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
@@ -140,6 +142,7 @@ impl Context {
             view: RefCell::new(None),
             pools: RefCell::default(),
             ingresses: RefCell::default(),
+            unnamed: RefCell::default(),
             retired: RefCell::default(),
             draining: Cell::new(false),
             logged: Cell::new((0, 0)),
@@ -155,7 +158,10 @@ impl Context {
         let mut pools = self.pools.borrow_mut();
         let before = self.view.borrow_mut().take();
         let view = View::new(live, before.as_deref(), &mut pools, self.worker);
-        pools.retain(|id, _| view.live.shelves.contains_key(id));
+        let unnamed = pools.extract_if(|id, _| !view.live.shelves.contains_key(id));
+        self.unnamed.borrow_mut().extend(unnamed.map(|(_, pool)| Rc::downgrade(&pool)));
+        drop(pools);
+        self.empty_unnamed();
         if let Some(before) = before {
             self.retire(&view.live.snapshot, &before);
         }
@@ -254,8 +260,9 @@ impl Context {
         lines <= LOG_LINES_MAX
     }
 
-    /// Ends connections that are to end and whose clients are silent. Called each tick.
-    pub(crate) fn end_silent(&self) {
+    /// Ends connections of either side that are of no more use. Called each tick.
+    pub(crate) fn end_unused(&self) {
+        self.empty_unnamed();
         self.retired.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
         if self.is_draining() {
             self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
@@ -268,6 +275,14 @@ impl Context {
         self.retired.borrow_mut().retain(is_needed);
         let Some(view) = self.view() else { return };
         view.clusters.iter().for_each(|cluster| cluster.sweep());
+    }
+
+    /// Closes idle connections to endpoints that are not used any more; an exchange that ends late may bring another one.
+    fn empty_unnamed(&self) {
+        self.unnamed.borrow_mut().retain(|pool| {
+            let pool = pool.upgrade();
+            pool.inspect(|pool| _ = pool.sweep(u64::MAX, 0)).is_some()
+        });
     }
 }
 
