@@ -78,7 +78,7 @@ pub(super) async fn answer(
         let (received, filled) = upstream.recv(buf).await;
         buf = filled;
         match received {
-            Ok(1..) => exchange.stamp_chunk(),
+            Ok(1..) => {}
             Ok(0) if client.deadlines.fired().is_none() => {
                 // RFC 9112, section 8: only a body that ends with the connection ends so.
                 let end = opening.transit.finish().map_err(|_| started(FaultKind::UpstreamTruncated))?;
@@ -91,7 +91,9 @@ pub(super) async fn answer(
         }
         // A read that fills a small buffer is followed by a large one, one that would have fit by a small one.
         is_full = if buf.is_large() { buf.len() > SMALL_BYTES } else { buf.spare() == 0 };
-        pass(exchange, &mut opening, &mut buf).map_err(started)?;
+        if pass(exchange, &mut opening, &mut buf).map_err(started)? > 0 {
+            exchange.stamp_chunk();
+        }
     }
 }
 
@@ -234,8 +236,8 @@ fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
     }
 }
 
-/// Turns what was received of the body into what is sent of it.
-fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<(), FaultKind> {
+/// Turns what was received of the body into what is sent of it; returns how much of it is body, not framing.
+fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64, FaultKind> {
     let passed = opening.transit.pass(buf).map_err(|error| {
         tracing::debug!(error = error.as_str(), "the endpoint's response body is refused");
         FaultKind::UpstreamMalformed
@@ -247,7 +249,7 @@ fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<(),
         // Nobody asked for more: what comes behind could be taken for the next answer.
         opening.answered.keep_upstream = false;
     }
-    Ok(())
+    Ok(passed.payload)
 }
 
 /// Sends to the client, which may take its time but not for ever.
