@@ -156,7 +156,7 @@ impl Context {
     /// Serves by `live` from the next exchange on.
     pub(crate) fn apply(&self, live: Arc<Live>) {
         let mut pools = self.pools.borrow_mut();
-        let before = self.view.borrow_mut().take();
+        let before = self.view();
         let view = View::new(live, before.as_deref(), &mut pools, self.worker);
         let unnamed = pools.extract_if(|id, _| !view.live.shelves.contains_key(id));
         self.unnamed.borrow_mut().extend(unnamed.map(|(_, pool)| Rc::downgrade(&pool)));
