@@ -2,6 +2,11 @@
 //! mock origin in their own process. It is not part of the data plane and shares no code with it:
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
+mod dial;
+mod histogram;
 pub mod load;
+mod memory;
 pub mod origin;
+mod pattern;
 pub mod record;
+mod sched;

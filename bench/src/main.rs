@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bench::load::Unusable;
+use bench::load::cli::LoadArgs;
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +22,11 @@ struct Cli {
 enum Command {
     /// Runs the mock LLM origin until SIGTERM or SIGINT.
     Origin(OriginArgs),
+    /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
+    Load(LoadArgs),
+    /// One process of `load`.
+    #[command(hide = true)]
+    LoadWorker,
 }
 
 #[derive(Debug, Args)]
@@ -43,8 +50,26 @@ struct OriginArgs {
 
 /// Exit codes are those of all our programs: 0 good, 1 failed at run time, 2 unusable arguments.
 fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
-    let Command::Origin(args) = command;
+    match Cli::parse().command {
+        Command::Origin(args) => run_origin(args),
+        Command::Load(args) => run_load(&args),
+        Command::LoadWorker => match bench::load::worker() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
+    }
+}
+
+fn run_load(args: &LoadArgs) -> ExitCode {
+    match bench::load::load(args) {
+        Ok(record) if record.is_good() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(error) if error.is::<Unusable>() => fail(&error, 2),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn run_origin(args: OriginArgs) -> ExitCode {
     let defaults = match knobs(&args.knobs) {
         Ok(defaults) => defaults,
         Err(error) => return fail(&error, 2),
