@@ -4,9 +4,11 @@
 
 mod dial;
 mod histogram;
+pub mod idle;
 pub mod load;
 mod memory;
 pub mod origin;
+mod output;
 mod pattern;
 pub mod record;
 mod sched;

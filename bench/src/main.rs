@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bench::load::Unusable;
+use bench::idle::cli::IdleArgs;
+use bench::idle::idle;
 use bench::load::cli::LoadArgs;
+use bench::load::{Unusable, load};
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +26,9 @@ enum Command {
     Origin(OriginArgs),
     /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
     Load(LoadArgs),
-    /// One process of `load`.
+    /// Holds many connections open and measures what they cost the proxy.
+    Idle(IdleArgs),
+    /// One process of `load` or `idle`.
     #[command(hide = true)]
     LoadWorker,
 }
@@ -52,7 +56,8 @@ struct OriginArgs {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Origin(args) => run_origin(args),
-        Command::Load(args) => run_load(&args),
+        Command::Load(args) => finish(load(&args).map(|record| record.is_good())),
+        Command::Idle(args) => finish(idle(&args).map(|record| record.valid && !record.failed)),
         Command::LoadWorker => match bench::load::worker() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),
@@ -60,10 +65,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_load(args: &LoadArgs) -> ExitCode {
-    match bench::load::load(args) {
-        Ok(record) if record.is_good() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(1),
+/// A measurement that failed or is invalid must not pass for one that can be used.
+fn finish(is_good: anyhow::Result<bool>) -> ExitCode {
+    match is_good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) if error.is::<Unusable>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
