@@ -99,7 +99,7 @@ fn arguments_that_cannot_be_used_are_refused() {
         (format!("--target http://127.0.0.1:1 --pid {own} --connections 0"), "--connections"),
         (format!("--target http://127.0.0.1:1 --pid {own} --streaming 100"), "left to be idle"),
         (format!("--target http://127.0.0.1:1 --pid {own} --hold 0s"), "--hold"),
-        (format!("--target http://8.8.8.8:80 --pid {own}"), "--sources 1"),
+        (format!("--target http://8.8.8.8:80 --sources 2 --pid {own}"), "--sources 1"),
     ] {
         let output = run(&line);
         let stderr = String::from_utf8_lossy(&output.stderr);

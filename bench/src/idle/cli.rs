@@ -26,9 +26,6 @@ use crate::sched;
 /// More than a machine has memory for.
 const CONNECTIONS_MAX: u32 = 2_000_000;
 
-/// Connections from one local address: of its some 28,000 ports others need a few.
-const CONNECTIONS_PER_SOURCE: u32 = 20_000;
-
 /// First requests, and beginnings of streams, a second: well below what any proxy takes.
 const FIRST_RATE: f64 = 10_000.0;
 
@@ -77,7 +74,7 @@ pub struct IdleArgs {
     /// CPUs that the holding processes are pinned to in turn.
     #[arg(long, value_delimiter = ',')]
     pub cpus: Vec<u32>,
-    /// Connect from that many addresses, 127.0.0.1 and up [default: one for each 20,000 connections].
+    /// Connect from that many addresses, 127.0.0.1 and up [default: one for each 10,000 connections].
     #[arg(long)]
     pub sources: Option<u8>,
     /// Time after which a request (of a stream: without an event) has failed.
@@ -171,10 +168,9 @@ fn check(args: &IdleArgs) -> Result<(), Unusable> {
 
 fn plan(args: &IdleArgs, scenario: Scenario, connections: u32) -> Result<Plan, Unusable> {
     let most = u32::try_from(connections_max()).unwrap_or(u32::MAX).max(1);
-    let needed = args.connections.div_ceil(CONNECTIONS_PER_SOURCE).min(250) as u8;
     let target = Target::new(&args.target, &scenario)?;
-    let sources = Sources { count: args.sources.unwrap_or(needed) };
-    if !sources.reach(target.address) {
+    let sources = args.sources.unwrap_or_else(|| Sources::needed(args.connections, target.address));
+    if !Sources::reach(sources, target.address) {
         return Err(Unusable(
             "only a target on 127.0.0.0/8 is reached from several addresses: --sources 1".into(),
         ));
@@ -188,7 +184,7 @@ fn plan(args: &IdleArgs, scenario: Scenario, connections: u32) -> Result<Plan, U
         times: Times { schedule: Some(schedule), warmup_ns: 0, duration_ns },
         connections,
         processes: connections.div_ceil(most),
-        sources: sources.count,
+        sources,
         timeout_ns: args.timeout.as_nanos() as u64,
         overload: false,
         cpus: args.cpus.clone(),

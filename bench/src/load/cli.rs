@@ -185,9 +185,9 @@ pub struct Common {
     /// CPUs that the processes are pinned to in turn, such as 1 or 2,3.
     #[arg(long, value_delimiter = ',')]
     pub cpus: Vec<u32>,
-    /// Connect from that many addresses, 127.0.0.1 and up: each has some 28,000 ports.
-    #[arg(long, default_value_t = 1)]
-    pub sources: u8,
+    /// Connect from that many addresses, 127.0.0.1 and up [default: one for each 10,000 connections].
+    #[arg(long)]
+    pub sources: Option<u8>,
     /// A header field of every request, such as 'Authorization: Bearer x'; may be given several times.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,

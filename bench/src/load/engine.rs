@@ -12,7 +12,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::dial::{Sources, dial, dial_and_wait};
+use crate::dial::{Sources, dial_and_wait};
 use crate::origin::monotonic_ns;
 use crate::record::Failure;
 use crate::sched;
@@ -74,6 +74,7 @@ pub(crate) struct Engine {
     resting: VecDeque<(u64, u32)>,
     /// There may be more to read, and no event will say so.
     unread: Vec<u32>,
+    sources: Sources,
     times: Times,
     /// `None` in a closed loop.
     queue: Option<Queue>,
@@ -103,6 +104,7 @@ impl Engine {
             resting: VecDeque::new(),
             unread: Vec::new(),
             queue: None,
+            sources: Sources::new(plan.sources),
             times: Times::default(),
             buffer: vec![0; READ_SIZE],
             tally: Tally::default(),
@@ -168,9 +170,8 @@ impl Engine {
     fn open_all(&mut self) -> io::Result<()> {
         let patience = Duration::from_nanos(self.plan.timeout_ns);
         for index in 0..self.slots.len() {
-            let source = Sources { count: self.plan.sources }.of(index);
-            let socket = dial_and_wait(self.plan.target.address, source, patience).map_err(|error| {
-                let target = self.plan.target.address;
+            let target = self.plan.target.address;
+            let socket = dial_and_wait(&mut self.sources, target, patience).map_err(|error| {
                 io::Error::new(
                     error.kind(),
                     format!("cannot connect to {target} ({index} are open): {error}"),
@@ -262,9 +263,8 @@ impl Engine {
     }
 
     fn connect(&mut self, index: u32) {
-        let source = Sources { count: self.plan.sources }.of(index as usize);
-        let dialled = dial(self.plan.target.address, source)
-            .and_then(|socket| self.register(index, &socket).map(|()| socket));
+        let dialled = self.sources.dial(self.plan.target.address);
+        let dialled = dialled.and_then(|socket| self.register(index, &socket).map(|()| socket));
         match dialled {
             Ok(socket) => self.slots[index as usize].socket = Socket::Connecting(socket),
             Err(error) => self.fail(index, connect_failed(&error)),

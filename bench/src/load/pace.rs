@@ -183,6 +183,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
         #[test]
         fn poisson_arrivals_have_their_rate_their_spread_and_their_seed(seed in any::<u64>()) {
             let wanted = schedule(Arrivals::Poisson, 20_000.0, seed);

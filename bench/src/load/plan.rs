@@ -86,7 +86,7 @@ impl Plan {
             times: Times { duration_ns: nanoseconds(common.duration), ..Times::default() },
             connections: 0,
             processes: common.processes,
-            sources: common.sources,
+            sources: 1,
             timeout_ns: nanoseconds(common.timeout),
             overload: false,
             cpus: common.cpus.clone(),
@@ -97,7 +97,9 @@ impl Plan {
             (None, ScenarioArgs::Sse(sse)) => plan.pace_streams(sse.streams, sse.ramp)?,
             (None, _) => return Err(unusable("the scenario has no pace")),
         }
-        if !(Sources { count: plan.sources }).reach(plan.target.address) {
+        let address = plan.target.address;
+        plan.sources = common.sources.unwrap_or_else(|| Sources::needed(plan.connections, address));
+        if !Sources::reach(plan.sources, address) {
             return Err(unusable("--sources: only a target on 127.0.0.0/8 is reached from 127.0.0.x"));
         }
         plan.check_connections()?;
