@@ -3,6 +3,7 @@
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
 mod dial;
+pub mod echo;
 mod histogram;
 pub mod idle;
 pub mod load;
