@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -221,6 +222,48 @@ fn wrong_content_fails_the_run() {
     }
 }
 
+/// A server that gives each connection the same answer to whatever it first says, right or wrong.
+fn answering(answer: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request) = (stream.unwrap(), [0; 4096]);
+            // A connection that never says anything is closed by the other end.
+            if stream.read(&mut request).is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(&answer);
+            }
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_single_wrong_byte_or_event_fails_the_run() {
+    let head = "HTTP/1.1 200 OK\r\n";
+    let event = |seq: u64| format!("id: {seq}\ndata: {{\"seq\":{seq},\"ns\":1,\"pad\":\"{:.>72}\"}}\n\n", "");
+    let size = event(0).len();
+    let stream = |events: &[String]| format!("{head}\r\n{}", events.concat()).into_bytes();
+    let body = [format!("{head}Content-Length: 4\r\n\r\n").as_bytes(), &[0, 1, 2, 4]].concat();
+    let spoilt = event(1).replacen("....", "..x.", 1);
+    let once = "--connections 1 --rate 5 --duration 100ms --warmup 0s";
+    let sse = format!("--streams 1 --events 2 --event-size {size} --ramp 1ms");
+    for (scenario, answer, flags, kind) in [
+        ("body --target http", body, format!("--size 4 {once}"), Failure::Content),
+        ("tcp --target tcp", vec![0, 1, 3, 3], format!("--size 4 {once}"), Failure::Content),
+        ("tcp --target tcp", vec![0, 1, 2, 3, 4], format!("--size 4 {once}"), Failure::Content),
+        ("sse --target http", stream(&[event(0), event(2)]), sse.clone(), Failure::Order),
+        ("sse --target http", stream(&[event(0), event(0)]), sse.clone(), Failure::Order),
+        ("sse --target http", stream(&[event(0), spoilt]), sse.clone(), Failure::Content),
+        ("sse --target http", stream(&[event(0)]), sse.clone(), Failure::Content),
+        ("sse --target http", stream(&[event(0), event(1), event(2)]), sse, Failure::Content),
+    ] {
+        let line = format!("{scenario}://{} {flags}", answering(answer));
+        let (record, code) = load(&line);
+        assert_eq!((failures(&record), code), (vec![(kind, 1)], 1), "{line}: {record:?}");
+    }
+}
+
 #[test]
 fn broken_streams_fail_the_run() {
     for (fault, kind) in [
@@ -275,6 +318,7 @@ fn requests_without_a_free_connection_keep_their_intended_time() {
     assert_eq!((failures(&record), code), (vec![(Failure::Unsent, requests.unsent)], 1));
     let (latency, service) = (record.latency_us.unwrap(), record.service_us.unwrap());
     assert!(latency.max > service.max + 200_000.0, "{latency:?} {service:?}");
+    assert!(latency.p50 > service.p50 + 100_000.0, "{latency:?} {service:?}");
     assert_eq!(latency.count, 10, "what was never sent counts with the time that it waited");
 }
 
