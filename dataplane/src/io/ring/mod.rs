@@ -88,7 +88,7 @@ impl Ring {
     /// Prepares an operation on the socket `key`.
     fn submit(&mut self, key: u32, operation: u64, entry: Entry) {
         self.sockets[key as usize].under_way += 1;
-        self.push(&entry.user_data(u64::from(key) << OPERATION_BITS | operation));
+        self.push(&entry.user_data(user_data(key, operation)));
     }
 
     fn push(&mut self, entry: &Entry) {
@@ -124,14 +124,23 @@ impl Ring {
         socket.bulk = BULK_FOR;
         if !socket.is_stopping {
             socket.is_stopping = true;
-            self.cancel(CancelBuilder::user_data(u64::from(key) << OPERATION_BITS | RECEIVE));
+            self.cancel(key, RECEIVE);
         }
     }
 
-    /// Ends operations that are under way. Nobody waits for this one: theirs complete.
-    fn cancel(&mut self, which: CancelBuilder) {
+    /// Ends an operation that is under way. Nobody waits for the cancel itself: the operation completes.
+    fn cancel(&mut self, key: u32, operation: u64) {
+        let which = CancelBuilder::user_data(user_data(key, operation));
         let cancel = opcode::AsyncCancel2::new(which).build();
         self.push(&cancel.user_data(NOBODY).flags(Flags::SKIP_SUCCESS));
+    }
+
+    /// Ends whatever is under way on a socket. Each by its name: by the descriptor, the kernel would look through the
+    /// operations of all sockets.
+    fn cancel_all(&mut self, key: u32) {
+        for operation in self.sockets[key as usize].operations() {
+            self.cancel(key, operation);
+        }
     }
 
     /// Makes sure that what comes, and the end, is noticed.
@@ -236,7 +245,7 @@ impl Driver for Ring {
             return;
         }
         socket.abandon();
-        self.cancel(CancelBuilder::fd(self.fd(key)).all());
+        self.cancel_all(key);
     }
 
     fn poll_recv(&mut self, key: u32, want: Want, context: &Context<'_>) -> Poll<Received> {
@@ -366,7 +375,7 @@ impl Driver for Ring {
         }
         wait(&mut socket.reader, context);
         if !std::mem::replace(&mut socket.is_stopping, true) {
-            self.cancel(CancelBuilder::fd(self.fd(key)).all());
+            self.cancel_all(key);
         }
         Poll::Pending
     }
@@ -420,12 +429,29 @@ impl Socket {
         self.ended.get_or_insert(end);
     }
 
+    /// What is under way.
+    fn operations(&self) -> impl Iterator<Item = u64> + use<> {
+        [
+            (RECEIVE, !matches!(self.receiving, Receiving::Off)),
+            (SEND, matches!(self.sending, Sending::Submitted(_) | Sending::Forgotten { .. })),
+            (READABLE, self.readable == Polling::Submitted),
+            (WRITABLE, self.writable == Polling::Submitted),
+            (HANGUP, self.hangup == Polling::Submitted),
+        ]
+        .into_iter()
+        .filter_map(|(operation, is_under_way)| is_under_way.then_some(operation))
+    }
+
     /// Nobody will use it again.
     fn abandon(&mut self) {
         self.is_closing = true;
         (self.reader, self.writer, self.mourner) = (None, None, None);
         while self.inbox.pop().is_some() {}
     }
+}
+
+fn user_data(key: u32, operation: u64) -> u64 {
+    u64::from(key) << OPERATION_BITS | operation
 }
 
 /// The result of an operation that counts bytes.
