@@ -8,7 +8,7 @@ mod exchange;
 mod h1;
 mod ident;
 mod ingress;
-mod watch;
+mod warm;
 
 pub(crate) use context::{Context, Live};
 pub(crate) use h1::{Connection, serve};

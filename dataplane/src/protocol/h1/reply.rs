@@ -8,7 +8,6 @@ use dataplane_core::h1::{BodyDecoder, ErrorBody, encode_error};
 
 use super::super::context::Context;
 use super::super::ident::RequestId;
-use super::super::watch::Seen;
 use super::request::Refusal;
 use super::{Connection, Ended};
 use crate::io::{Buf, Side, Ticks, Timer};
@@ -53,14 +52,10 @@ pub(super) async fn linger(client: &Connection) {
     client.stream.shutdown_write();
     client.arm(Side::ClientRead, Timer::Linger, LINGER);
     let mut thrown_away = 0;
-    let mut buf = Buf::small();
     while thrown_away < LINGER_BYTES_MAX {
-        buf.clear();
-        let (received, emptied) = client.stream.recv(buf).await;
-        buf = emptied;
-        match received {
-            Ok(count @ 1..) => thrown_away += count,
-            Ok(0) | Err(_) => return,
+        match client.stream.recv_bulk().await {
+            Ok(Some(received)) => thrown_away += received.len(),
+            Ok(None) | Err(_) => return,
         }
     }
 }
@@ -69,15 +64,12 @@ pub(super) async fn linger(client: &Connection) {
 pub(super) async fn discard(client: &Connection, mut body: BodyDecoder) -> Ended {
     client.arm(Side::ClientRead, Timer::Linger, LINGER);
     loop {
-        let (received, mut buf) = client.stream.recv(Buf::small()).await;
-        if !matches!(received, Ok(1..)) {
-            return Ended::Closed;
-        }
+        let Ok(Some(mut buf)) = client.stream.recv().await else { return Ended::Closed };
         let Ok(scan) = body.scan(buf.bytes()) else { return Ended::Closed };
         if scan.done {
             client.deadlines.disarm(Side::ClientRead);
             buf.consume(scan.consumed);
-            return Ended::Open((!buf.is_empty()).then_some(Seen::Bytes(buf)));
+            return Ended::Open((!buf.is_empty()).then_some(buf));
         }
     }
 }
