@@ -2,4 +2,14 @@
 //! mock origin in their own process. It is not part of the data plane and shares no code with it:
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
+mod dial;
+pub mod echo;
+mod histogram;
+pub mod idle;
+pub mod load;
+mod memory;
 pub mod origin;
+mod output;
+mod pattern;
+pub mod record;
+mod sched;

@@ -3,8 +3,10 @@
 //! ```text
 //!            ┌── arm ──► multishot ── bytes: into the inbox ──┐
 //!           off               │  ▲───────────────────────────┘
-//!            ▲                │ the inbox is full, or large buffers are wanted
-//!            └── last one ◄── cancel
+//!          ▲ │ ▲              │ the inbox is full, or large buffers are wanted
+//!          │ │ └─ last one ◄─ cancel
+//!          │ └─── in bulk ──► one receive into a large buffer ─┐
+//!          └───────────────────────────────────────────────────┘
 //! ```
 //!
 //! A socket that is idle has its receive armed: neither a system call nor a submission is needed for the next request,
@@ -39,6 +41,10 @@ const COMPLETIONS: u32 = 32768;
 /// Buffers that wait to be taken from one socket before its receive is ended. More can come by then, since the kernel
 /// receives up to 32 at one go.
 const INBOX_MOST: usize = 4;
+
+/// Receives into large buffers after one that a small buffer would not have been enough for: a connection that has
+/// brought a long body is likely to bring another, and the end of each is short.
+const BULK_FOR: u8 = 16;
 
 /// What a completion is of. A key and one of these make the user data of a submission.
 const RECEIVE: u64 = 0;
@@ -115,6 +121,7 @@ impl Ring {
     /// Ends the receive under way; its last completion tells when.
     fn stop_receiving(&mut self, key: u32) {
         let socket = &mut self.sockets[key as usize];
+        socket.bulk = BULK_FOR;
         if !socket.is_stopping {
             socket.is_stopping = true;
             self.cancel(CancelBuilder::user_data(u64::from(key) << OPERATION_BITS | RECEIVE));
@@ -177,6 +184,7 @@ impl Ring {
                 && result > 0
             {
                 once.advance(result as usize);
+                socket.bulk = if once.fills_small() { BULK_FOR } else { socket.bulk.saturating_sub(1) };
                 buf = Some(once);
             }
         }
@@ -238,7 +246,8 @@ impl Driver for Ring {
         }
         wait(&mut socket.reader, context);
         match (&socket.receiving, want) {
-            (Receiving::Off, _) => self.arm(key, want),
+            (Receiving::Off, Want::Any) if socket.bulk == 0 => self.arm(key, Want::Any),
+            (Receiving::Off, _) => self.arm(key, Want::Bulk),
             (Receiving::Multishot, Want::Bulk) => self.stop_receiving(key),
             (Receiving::Multishot | Receiving::Once(_), _) => {}
         }
@@ -334,12 +343,15 @@ impl Driver for Ring {
         if socket.ended.is_some() || !socket.inbox.is_empty() {
             return false;
         }
-        // Armed, it would have been noticed; else the kernel is asked, and told to notice from now on.
+        // Armed, it would have been noticed; else the kernel is asked, and told to notice from now on: unless the next that
+        // comes is likely to be long.
         if matches!(socket.receiving, Receiving::Multishot) {
             return true;
         }
         let is_quiet = sockets::peek(&socket.fd) == Peek::Quiet;
-        self.watch(key);
+        if socket.bulk == 0 {
+            self.watch(key);
+        }
         is_quiet
     }
 

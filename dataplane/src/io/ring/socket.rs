@@ -68,6 +68,8 @@ pub(super) struct Socket {
     pub(super) inbox: Inbox,
     pub(super) ended: Option<End>,
     pub(super) receiving: Receiving,
+    /// Receives for which large buffers will still be used.
+    pub(super) bulk: u8,
     /// The receive under way was asked to end.
     pub(super) is_stopping: bool,
     /// Nobody uses the socket any more: it goes when the kernel has let go of it.
@@ -91,6 +93,7 @@ impl Socket {
             inbox: Inbox::default(),
             ended: None,
             receiving: Receiving::Off,
+            bulk: 0,
             is_stopping: false,
             is_closing: false,
             under_way: 0,
