@@ -154,7 +154,7 @@ fn a_node_without_descriptors_waits_for_some_and_counts_it() {
         stream.head();
         let pid = Pid::from_raw(proxy.pid() as i32);
         let usual = prlimit(pid, Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
-        let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
+        let open = proxy.open_files() as u64;
         prlimit(pid, Resource::Nofile, Rlimit { current: Some(open), ..usual }).unwrap();
         let mut waiting: Vec<Wire> = (0..5).map(|_| Wire::connect(addr)).collect();
         proxy.eventually("it cannot accept", |proxy| proxy.output().contains("cannot accept"));

@@ -12,8 +12,6 @@ use story::load::{Load, Mix};
 use story::wire::Wire;
 use story::{DRIVERS, Proxy, origin};
 
-const UPGRADES: usize = 4;
-
 /// Whether a process that is no child of this one is still at work.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
@@ -23,14 +21,24 @@ fn is_alive(pid: u32) -> bool {
 
 #[test]
 fn upgrades_in_a_row_under_load_lose_nothing() {
+    upgrade_during(Mix { streams: 100, events: 60, events_per_second: 10, keep_alive: 4, fresh: 4 }, 4);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo test -p dataplane --test upgrade -- --ignored --nocapture` shows the promised figures"]
+fn twenty_upgrades_under_load_lose_nothing() {
+    upgrade_during(Mix { streams: 500, events: 120, events_per_second: 2, keep_alive: 50, fresh: 10 }, 20);
+}
+
+/// Upgrades so many times in a row while such a load goes on, and holds that nobody notices.
+fn upgrade_during(mix: Mix, upgrades: usize) {
     for driver in DRIVERS {
         let origin = origin();
         let mut proxy = Proxy::start(&Config::to(origin.addr()).driver(driver));
         let addr = proxy.addr();
-        let mix = Mix { streams: 100, events: 60, events_per_second: 10, keep_alive: 4, fresh: 4 };
         let load = Load::start(addr, mix);
         let mut pids = vec![proxy.pid()];
-        for _ in 0..UPGRADES {
+        for _ in 0..upgrades {
             let asked = load.requests();
             proxy.signal(Signal::USR2);
             proxy.await_successor();
@@ -41,13 +49,17 @@ fn upgrades_in_a_row_under_load_lose_nothing() {
         assert_eq!(load.streams_ended(), 0, "the upgrades took longer than the streams");
         let report = load.finish();
         println!(
-            "{driver}, {UPGRADES} upgrades: {} streams, {} events, {} requests, {} connections",
+            "{driver}, {upgrades} upgrades: {} streams, {} events, {} requests, {} connections",
             report.streams_whole, report.events, report.requests, report.reconnects
         );
         assert!(report.losses.is_empty(), "{driver}: {:#?}", report.losses);
-        assert_eq!((report.streams_whole, report.events), (100, 6000), "{driver}");
+        assert_eq!(
+            (report.streams_whole, report.events),
+            (mix.streams as u64, mix.streams as u64 * mix.events),
+            "{driver}"
+        );
         assert!(proxy.wait().success(), "{driver}: the first process\n{}", proxy.output());
-        for pid in &pids[..UPGRADES] {
+        for pid in &pids[..upgrades] {
             proxy.eventually("the old processes end", |_| !is_alive(*pid));
         }
         assert_eq!(Wire::connect(addr).get("/").response().0.status(), 200);

@@ -228,6 +228,11 @@ impl Proxy {
         assert!(!self.output().contains("panicked"), "{}", self.output());
     }
 
+    /// Descriptors that it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(Path::new("/proc").join(self.serving.to_string()).join("fd")).unwrap().count()
+    }
+
     /// Memory in RAM.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.status()["memory"]["rss_bytes"].as_u64().unwrap()
