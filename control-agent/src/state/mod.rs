@@ -505,9 +505,11 @@ impl Agent {
     }
 
     fn leave(&mut self, reason: v1::LeavingReason) {
-        self.send(agent_message::Kind::Leaving(v1::Leaving { reason: reason.into() }));
         let session = self.link.session();
+        // Before the welcome, too: the master may know of the registration already.
         if self.link.is_current(session) {
+            let kind = Some(agent_message::Kind::Leaving(v1::Leaving { reason: reason.into() }));
+            self.actions.push_back(Action::Send { session, message: Box::new(v1::AgentMessage { kind }) });
             self.actions.push_back(Action::Close { session, why: "the agent leaves".to_owned() });
         }
     }
