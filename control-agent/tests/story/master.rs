@@ -269,12 +269,12 @@ impl Agent for Service {
             let mut is_registered = false;
             while let Ok(Some(message)) = messages.message().await {
                 let mut known = knowledge.lock().unwrap();
-                match message.kind.unwrap() {
-                    agent_message::Kind::Register(register) if !is_registered => {
-                        is_registered = true;
-                        known.register(register, &to_agent);
-                    }
-                    kind => known.hear(kind),
+                let kind = message.kind.unwrap();
+                if let (agent_message::Kind::Register(register), false) = (&kind, is_registered) {
+                    is_registered = true;
+                    known.register(register.clone(), &to_agent);
+                } else {
+                    known.hear(kind);
                 }
             }
         });
