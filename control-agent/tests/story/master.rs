@@ -40,6 +40,8 @@ pub(crate) struct Knowledge {
     pub(crate) output: BTreeMap<String, Vec<u8>>,
     pub(crate) results: BTreeMap<String, v1::CommandResult>,
     pub(crate) leavings: Vec<v1::LeavingReason>,
+    /// What agents are told; 0: [`HEARTBEAT_MS`].
+    pub(crate) heartbeat_ms: u64,
     desired: Option<v1::ConfigOffer>,
     revisions: u64,
     session: Option<mpsc::Sender<Result<v1::MasterMessage, Status>>>,
@@ -289,8 +291,9 @@ impl Knowledge {
         to_agent: &mpsc::Sender<Result<v1::MasterMessage, Status>>,
     ) {
         self.session = Some(to_agent.clone());
+        let interval_ms = if self.heartbeat_ms == 0 { HEARTBEAT_MS } else { self.heartbeat_ms };
         let intervals =
-            v1::Intervals { heartbeat_interval_ms: HEARTBEAT_MS, metrics_interval_ms: HEARTBEAT_MS };
+            v1::Intervals { heartbeat_interval_ms: interval_ms, metrics_interval_ms: interval_ms };
         self.say(master_message::Kind::Welcome(v1::Welcome {
             protocol_revision: 1,
             session_id: self.registers.len().to_string(),

@@ -211,3 +211,28 @@ fn says_goodbye_when_it_is_stopped() {
     master.await_some("why it left", |known| (known.leavings == [LeavingReason::Stopping]).then_some(()));
     assert_eq!(edge.status()["ready"], true, "the data plane goes on");
 }
+
+/// A measurement, and a minute long: `cargo test -p control-agent --test story -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes a minute"]
+fn an_idle_agent_costs_next_to_nothing() {
+    let master = Master::start();
+    master.knowledge().heartbeat_ms = 10_000;
+    let mut edge = Edge::with_agent(&master.url());
+    master.await_registers(1);
+    let pid = edge.agent().pid();
+    let cpu_ns = || -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let times =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok());
+        times.map(|time| time.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let before = cpu_ns();
+    std::thread::sleep(std::time::Duration::from_secs(60));
+    let busy = (cpu_ns() - before) as f64 / 60e9;
+    let resident =
+        master.await_some("a heartbeat", |known| Some(known.heartbeats.last()?.host?.agent_resident_bytes));
+    eprintln!("idle agent: {:.3} % of a processor, {} KiB", busy * 100.0, resident / 1024);
+    assert!(busy < 0.002 && resident <= AGENT_BYTES_MAX);
+}
