@@ -22,8 +22,8 @@ demo: ## a mock model, the proxy, one answer streamed through it; Ctrl-C ends it
 	@demo/run '$(target)/release'
 
 .PHONY: build
-build: ## release builds of the data plane and the bench tool
-	cargo build --locked --release -p dataplane -p bench
+build: ## release builds of the data plane, the agent and the bench tool
+	cargo build --locked --release -p dataplane -p control-agent -p bench
 
 .PHONY: test
 test: ## everything that must pass: format, lints, all tests, docs, scripts

@@ -52,6 +52,8 @@ pub(crate) enum Order {
     Adopt(Accepted),
     /// Stop accepting, and close connections after their exchanges.
     Drain,
+    /// Keep connections again; what to accept on is said by `Listen`.
+    Undrain,
     /// End now.
     Stop,
 }
@@ -284,6 +286,7 @@ impl<'w> Desk<'w> {
                 self.context.drain();
                 self.stop_accepting(|_| true);
             }
+            Order::Undrain => self.context.undrain(),
             Order::Stop => return false,
         }
         true

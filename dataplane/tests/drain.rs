@@ -218,3 +218,24 @@ fn a_removed_listener_answers_by_its_last_config_and_lets_its_clients_go() {
         assert!(head.field("X-By") == Some("own") && !says_close(&head), "{driver}: {}", head.raw);
     }
 }
+
+#[test]
+fn a_drain_that_is_taken_back_serves_again() {
+    let origin = origin();
+    for driver in DRIVERS {
+        let proxy = Proxy::start(&Config::to(origin.addr()).driver(driver));
+        let addr = proxy.addr();
+        assert_eq!(proxy.admin("POST", "/undrain", "").1["generation"], 1, "{driver}: nothing to take back");
+        proxy.admin("POST", "/drain", "");
+        proxy.eventually("nobody listens", |_| Wire::try_connect(addr).is_err());
+        let (status, outcome) = proxy.admin("POST", "/undrain", "");
+        assert_eq!((status, &outcome["generation"]), (200, &2.into()), "{driver}: {outcome}");
+        assert_eq!((proxy.admin("GET", "/readyz", "").0, &proxy.status()["draining"]), (200, &false.into()));
+        // Twice on one connection: it is kept again.
+        let mut client = proxy.connect();
+        for _ in 0..2 {
+            assert_eq!(client.get("/health").response().0.status(), 200, "{driver}");
+        }
+        proxy.assert_sound();
+    }
+}

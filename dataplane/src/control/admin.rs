@@ -46,6 +46,11 @@ pub(crate) enum Wish {
         /// When it has begun.
         reply: oneshot::Sender<()>,
     },
+    /// Take connections again.
+    Undrain {
+        /// What came of it.
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
 }
 
 /// Wishes that may wait for the control loop.
@@ -68,6 +73,7 @@ pub(crate) fn router(node: Arc<Node>, wishes: mpsc::Sender<Wish>) -> Router {
         .route("/config", get(config).put(put_config))
         .route("/config/check", post(check_config))
         .route("/drain", post(drain))
+        .route("/undrain", post(undrain))
         .route("/log", get(log_level).put(put_log_level))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing under this path") })
         .method_not_allowed_fallback(|| async {
@@ -116,7 +122,11 @@ async fn put_config(State(desk): State<Desk>, body: Body) -> Response {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    let outcome = ask(&desk, |reply| Wish::Apply { text, reply }).await;
+    answer(ask(&desk, |reply| Wish::Apply { text, reply }).await)
+}
+
+/// What came of a config that was to be served.
+fn answer(outcome: Option<Result<Outcome, Refusal>>) -> Response {
     match outcome {
         Some(Ok(outcome)) => Json(outcome).into_response(),
         Some(Err(refusal)) => refused(&refusal),
@@ -143,6 +153,10 @@ async fn drain(State(desk): State<Desk>) -> Response {
         }
         None => stopping(),
     }
+}
+
+async fn undrain(State(desk): State<Desk>) -> Response {
+    answer(ask(&desk, |reply| Wish::Undrain { reply }).await)
 }
 
 /// The body of `PUT /log`, and of its answer.

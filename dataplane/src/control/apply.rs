@@ -130,7 +130,9 @@ impl Applier {
         config: Arc<Config>,
         before: Option<&Config>,
     ) -> Result<Prepared, Refusal> {
-        let plan = diff(before, &config);
+        // A node that drains has no sockets: all of its listeners are bound anew.
+        let bound = before.filter(|_| !self.sockets.open().is_empty());
+        let plan = diff(bound, &config);
         let same_log = before.is_some_and(|before| before.log.access == config.log.access);
         let destination = if same_log {
             None
@@ -245,6 +247,25 @@ impl Applier {
         self.node.begin_drain();
         self.node.workers.post_all(|| Order::Drain);
         self.sockets.close(!hand_over);
+    }
+
+    /// Takes connections again, by the config that was served when the drain began; where that fails the drain goes on.
+    /// A node that does not drain is left as it is.
+    ///
+    /// # Errors
+    /// An address was taken meanwhile.
+    pub(crate) async fn undrain(&mut self) -> Result<Outcome, Refusal> {
+        let Some(applied) = self.node.applied() else {
+            return Err(Refusal::busy("no config is applied yet"));
+        };
+        if !self.node.is_draining() {
+            return Ok(Outcome { generation: applied.live.snapshot.generation, warnings: Vec::new() });
+        }
+        let outcome = self.apply(&applied.text).await?;
+        self.node.end_drain();
+        self.node.workers.post_all(|| Order::Undrain);
+        info!("the drain is over: connections are taken again");
+        Ok(outcome)
     }
 }
 

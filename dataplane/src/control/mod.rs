@@ -106,6 +106,8 @@ struct Control {
     upgrade: Option<JoinHandle<io::Result<()>>>,
     /// The config came over the API, so the file has another one.
     is_from_api: bool,
+    /// A drain that began now ends with the process.
+    is_ending: bool,
     /// How often each worker had been started again when it was last given its sockets.
     restarts: Vec<u64>,
     /// Feeds systemd's watchdog.
@@ -153,6 +155,7 @@ impl Control {
             answer_to,
             upgrade: None,
             is_from_api,
+            is_ending: false,
             restarts,
             watchdog,
         })
@@ -223,7 +226,17 @@ impl Control {
                 }
                 let _ = reply.send(());
             }
+            Wish::Undrain { reply } => {
+                let _ = reply.send(self.undrain().await);
+            }
         }
+    }
+
+    async fn undrain(&mut self) -> Result<apply::Outcome, Refusal> {
+        if self.is_ending {
+            return Err(Refusal::busy("the process is ending"));
+        }
+        self.applier.undrain().await
     }
 
     async fn apply(&mut self, text: &str) -> Result<apply::Outcome, Refusal> {
@@ -277,6 +290,7 @@ impl Control {
         let drain_timeout =
             self.node.applied().map(|applied| applied.live.snapshot.config.limits.drain_timeout);
         let began = Instant::now();
+        self.is_ending = true;
         info!(
             streams = self.node.streams(),
             handed_over, "draining: the process ends when its exchanges have"

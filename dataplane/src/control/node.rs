@@ -151,6 +151,11 @@ impl Node {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// The node takes connections again.
+    pub(crate) fn end_drain(&self) {
+        self.draining.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it takes no new connections.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

@@ -219,6 +219,11 @@ impl Context {
         self.draining.set(true);
     }
 
+    /// From now on they are kept again.
+    pub(crate) fn undrain(&self) {
+        self.draining.set(false);
+    }
+
     /// Whether connections are closed after their exchange.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()

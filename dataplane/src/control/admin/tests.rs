@@ -40,6 +40,7 @@ impl Api {
                         applier.drain(false);
                         let _ = reply.send(());
                     }
+                    Wish::Undrain { reply } => drop(reply.send(applier.undrain().await)),
                 }
             }
         });

@@ -1,0 +1,10 @@
+//! The agent between a real data plane and a real gRPC server: enrolment, configs that are served or refused, commands,
+//! and everything that may be killed or cut on the way.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod command_line;
+mod configs;
+mod edge;
+mod faults;
+mod master;
+mod session;
