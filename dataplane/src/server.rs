@@ -14,6 +14,7 @@ use crate::control::doctor::{self, Host, Report};
 use crate::control::{self, Inheritance, Node, Origin, Start};
 use crate::io::{Mode, probe_io_uring};
 use crate::sys::cpu;
+use crate::sys::memory;
 use crate::worker::{WorkerOptions, Workers};
 
 /// Serves by the config at `path` until a signal ends it.
@@ -22,6 +23,7 @@ use crate::worker::{WorkerOptions, Workers};
 /// The config cannot be used, or the process cannot begin its work.
 pub fn run(path: &Path) -> Result<(), Failure> {
     // First of all: what was inherited is known by its number, and nothing else may get that number.
+    memory::use_small_pages();
     let inheritance =
         Inheritance::take().map_err(|error| failed("the sockets of the old process", &error))?;
     let origin = Origin::of_this_process().map_err(|error| failed("this program's path", &error))?;

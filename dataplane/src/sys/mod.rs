@@ -6,4 +6,5 @@
 pub(crate) mod cpu;
 pub(crate) mod event;
 pub(crate) mod inherit;
+pub(crate) mod memory;
 pub(crate) mod socket;
