@@ -119,7 +119,63 @@ impl Point {
     }
 }
 
+/// Readings: each is none where nothing was reported to read it from.
 impl Figures {
+    /// Mean busy share of all processors.
+    pub(crate) fn cpu_percent(&self) -> Option<f64> {
+        mean(f64::from(self.cpu_busy) * 100.0, self.host_samples)
+    }
+
+    /// Mean used share of memory.
+    pub(crate) fn memory_percent(&self) -> Option<f64> {
+        mean(f64::from(self.memory_used) * 100.0, self.host_samples)
+    }
+
+    /// Mean load average.
+    pub(crate) fn load_average(&self) -> Option<f64> {
+        mean(f64::from(self.load), self.host_samples)
+    }
+
+    /// Mean of the open client connections.
+    pub(crate) fn mean_connections(&self) -> Option<f64> {
+        mean(self.connections as f64, self.samples)
+    }
+
+    /// Mean of the requests in flight.
+    pub(crate) fn mean_in_flight(&self) -> Option<f64> {
+        mean(self.in_flight as f64, self.samples)
+    }
+
+    /// Ended requests per second.
+    pub(crate) fn requests_per_s(&self) -> Option<f64> {
+        per_s(self.requests, self.covered_ms)
+    }
+
+    /// Requests that ended badly through an upstream or the proxy, of all that ended.
+    pub(crate) fn error_percent(&self) -> Option<f64> {
+        percent(self.failed, self.requests)
+    }
+
+    /// Bytes per second that the host's devices received.
+    pub(crate) fn received_bytes_per_s(&self) -> Option<f64> {
+        per_s(self.received_bytes, self.host_covered_ms)
+    }
+
+    /// Bytes per second that the host's devices sent.
+    pub(crate) fn sent_bytes_per_s(&self) -> Option<f64> {
+        per_s(self.sent_bytes, self.host_covered_ms)
+    }
+
+    /// WebSocket connections of clients that came back, of all that were opened.
+    pub(crate) fn websocket_reconnect_percent(&self) -> Option<f64> {
+        percent(self.websocket_reconnects?, self.websocket_opened?)
+    }
+
+    /// BGP sessions that went down.
+    pub(crate) fn bgp_flaps_per_minute(&self) -> Option<f64> {
+        per_s(self.bgp_flaps?, self.covered_ms).map(|per_s| per_s * 60.0)
+    }
+
     fn add(&mut self, other: &Figures) {
         self.host_samples = self.host_samples.saturating_add(other.host_samples);
         self.cpu_busy += other.cpu_busy;
@@ -148,6 +204,18 @@ impl Figures {
             *sum = sum.map_or(more, |sum| Some(sum.saturating_add(more.unwrap_or(0))));
         }
     }
+}
+
+fn mean(sum: f64, samples: u32) -> Option<f64> {
+    (samples > 0).then(|| sum / f64::from(samples))
+}
+
+fn per_s(count: u64, covered_ms: u64) -> Option<f64> {
+    (covered_ms > 0).then(|| count as f64 * 1_000.0 / covered_ms as f64)
+}
+
+fn percent(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 * 100.0 / whole as f64)
 }
 
 /// Sets of bounds that nodes use. A fleet has one or two; each is kept once, and points name it by number.

@@ -1,0 +1,3 @@
+//! Commands.
+mod output;
+mod task;

@@ -1,0 +1,4 @@
+//! Notify.
+mod address;
+mod queue;
+mod sign;
