@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proto::fleet::limits::{HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL_MAX, HEARTBEAT_INTERVAL_MIN};
 use serde::{Deserialize, Deserializer};
 
 /// The whole config, checked.
@@ -97,7 +98,7 @@ impl Default for Config {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(10) }
+        Self { heartbeat: HEARTBEAT_INTERVAL }
     }
 }
 
@@ -158,17 +159,13 @@ impl Config {
     }
 }
 
-/// Shorter ones make the fleet's own traffic its greatest load, longer ones make an outage a rumour.
-const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
-
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let duration = humantime::parse_duration(&text).map_err(serde::de::Error::custom)?;
-    if (HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&duration) {
+    if (HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&duration) {
         return Ok(duration);
     }
-    Err(serde::de::Error::custom("is to be between 100ms and 5m"))
+    Err(serde::de::Error::custom("is to be between 100ms and 1m"))
 }
 
 fn log_level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

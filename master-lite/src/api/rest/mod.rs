@@ -5,12 +5,18 @@
 //! with a `routes()`, a line in [`routes`], `BLESS=1` for the document, and its rows in `tests/roles.rs`.
 
 mod answer;
+mod api_keys;
+mod audit;
 mod auth;
 mod backup;
+mod configs;
 mod document;
 mod extract;
 mod guard;
 mod health;
+mod join_tokens;
+mod nodes;
+mod progress;
 mod trace;
 mod users;
 
@@ -85,6 +91,11 @@ fn routes() -> OpenApiRouter<Desk> {
     let v1 = OpenApiRouter::new()
         .merge(auth::routes())
         .merge(users::routes())
+        .merge(api_keys::routes())
+        .merge(audit::routes())
+        .merge(nodes::routes())
+        .merge(join_tokens::routes())
+        .merge(configs::routes())
         .merge(backup::routes())
         .merge(document::routes());
     OpenApiRouter::with_openapi(document::head()).merge(health::routes()).nest("/api/v1", v1)
