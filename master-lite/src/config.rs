@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+use proto::fleet::limits::{HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL_MAX, HEARTBEAT_INTERVAL_MIN};
 use serde::{Deserialize, Deserializer};
 
 /// The whole config, checked.
@@ -22,6 +24,10 @@ pub struct Config {
     pub grpc: Listen,
     /// What agents are told, and how they are judged.
     pub agents: Agents,
+    /// How alerts are judged.
+    pub alerts: Alerts,
+    /// Where webhooks may go.
+    pub webhooks: Webhooks,
     /// How much of what there may be.
     pub limits: Limits,
 }
@@ -64,6 +70,23 @@ pub struct Agents {
     pub heartbeat: Duration,
 }
 
+/// `[alerts]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alerts {
+    /// How often the rules are held against the nodes.
+    #[serde(deserialize_with = "duration")]
+    pub judge_every: Duration,
+}
+
+/// `[webhooks]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Networks, such as `10.1.0.0/16`, that webhooks may lead to although they are not of the public internet.
+    pub allow: Vec<IpNet>,
+}
+
 /// `[limits]`: each is there so that no client and no mistake fills the disk or the memory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -90,6 +113,8 @@ impl Default for Config {
             rest: Listen::default(),
             grpc: Listen::default(),
             agents: Agents::default(),
+            alerts: Alerts::default(),
+            webhooks: Webhooks::default(),
             limits: Limits::default(),
         }
     }
@@ -97,7 +122,14 @@ impl Default for Config {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(10) }
+        Self { heartbeat: HEARTBEAT_INTERVAL }
+    }
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        // Half a heartbeat: what a node says is judged before it says it again.
+        Self { judge_every: Duration::from_secs(5) }
     }
 }
 
@@ -158,17 +190,13 @@ impl Config {
     }
 }
 
-/// Shorter ones make the fleet's own traffic its greatest load, longer ones make an outage a rumour.
-const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
-
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let duration = humantime::parse_duration(&text).map_err(serde::de::Error::custom)?;
-    if (HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&duration) {
+    if (HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&duration) {
         return Ok(duration);
     }
-    Err(serde::de::Error::custom("is to be between 100ms and 5m"))
+    Err(serde::de::Error::custom("is to be between 100ms and 1m"))
 }
 
 fn log_level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -1,5 +1,6 @@
 //! The process: opens the data folder, listens, serves until a signal comes, ends in order. What is served is `api`'s.
 
+mod operations;
 mod serve;
 
 use std::path::Path;
@@ -7,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::api::rest;
+use crate::api::{grpc, rest};
 use crate::config::Config;
 use crate::keys;
 use crate::service::Services;
@@ -83,6 +86,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let listener = serve::bind(config.rest_address()).context("the REST API (rest.listen)")?;
     let rest_address = listener.local_addr()?;
     let tls = serve::acceptor(config.rest.tls.as_ref()).context("TLS of the REST API (rest.tls)")?;
+    let agents = serve::bind(config.grpc_address()).context("the agents' API (grpc.listen)")?;
+    let grpc_address = agents.local_addr()?;
     let (end, ended) = watch::channel(false);
     let rest = serve::Serving {
         listener,
@@ -92,21 +97,41 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         ended: ended.clone(),
     };
     let rest = tokio::spawn(rest.run());
+    let mut agents = spawn_grpc(config, &services, agents, ended.clone());
+    let judge_every = config.alerts.judge_every;
+    let operations = tokio::spawn(operations::run(Arc::clone(&services), judge_every, ended.clone()));
     let flushing = tokio::spawn(flush(Arc::clone(&services), ended));
-    tracing::info!(rest = %rest_address, data_dir = %config.data_dir.display(), "the master serves");
+    tracing::info!(rest = %rest_address, grpc = %grpc_address, data_dir = %config.data_dir.display(), "the master serves");
     ready();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        failed = &mut agents => anyhow::bail!("the agents' API ended: {failed:?}"),
     }
     tracing::info!("ending");
     let _ = end.send(true);
     // What still runs after that is cut off with the process; the store is whole at any moment.
-    let all = async { tokio::join!(rest, flushing) };
+    let all = async { tokio::join!(rest, agents, operations, flushing) };
     if tokio::time::timeout(END_WITHIN, all).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
     Ok(())
+}
+
+fn spawn_grpc(
+    config: &Config,
+    services: &Arc<Services>,
+    listener: TcpListener,
+    mut ended: watch::Receiver<bool>,
+) -> JoinHandle<anyhow::Result<()>> {
+    let (services, tls) = (Arc::clone(services), config.grpc.tls.clone());
+    tokio::spawn(async move {
+        let ended = async move {
+            // An error means that the sender is gone, which is an end, too.
+            let _ = ended.wait_for(|is_ended| *is_ended).await;
+        };
+        grpc::serve(services, listener, tls.as_ref(), ended).await
+    })
 }
 
 fn prepare(services: &Services) -> anyhow::Result<()> {

@@ -2,7 +2,6 @@
 //! other. Nothing here opens a file or a socket.
 
 pub mod config;
-#[cfg(feature = "grpc")]
 pub mod fleet;
 #[cfg(feature = "grpc")]
 pub mod v1;

@@ -101,15 +101,11 @@ impl Auth {
         self.issue(call, name, &user)
     }
 
-    /// Whose credential this is, for this action.
+    /// Whose login token this is.
     ///
     /// # Errors
     /// It is none, or no longer good.
-    pub(crate) fn identify(&self, credential: &str, _action: &str, at_ms: u64) -> Result<Identity, Refusal> {
-        self.identify_token(credential, at_ms)
-    }
-
-    fn identify_token(&self, token: &str, at_ms: u64) -> Result<Identity, Refusal> {
+    pub(crate) fn identify(&self, token: &str, at_ms: u64) -> Result<Identity, Refusal> {
         let claims = self.tokens.read(token, at_ms).ok_or_else(unknown)?;
         let user = self.store.read()?.find(USERS, &claims.sub)?;
         let user = user.filter(|user| user.epoch == claims.epoch).ok_or_else(unknown)?;

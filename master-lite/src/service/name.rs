@@ -5,9 +5,6 @@ use super::refusal::Refusal;
 /// Longest name, in bytes: as long as a host name's label and one more.
 pub(crate) const NAME_BYTES_MAX: usize = 64;
 
-/// The rule as a regular expression, for the API's document.
-pub(crate) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
-
 /// Longest free text, such as a description, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 

@@ -2,6 +2,7 @@
 //! asked over its API, ended with the test. No part of the program is linked in.
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
+pub(crate) mod agent;
 pub(crate) mod client;
 
 use std::io::{BufRead, BufReader, Read};
@@ -29,6 +30,7 @@ pub(crate) struct Master {
     output: Arc<Mutex<String>>,
     dir: TempDir,
     rest: SocketAddr,
+    grpc: SocketAddr,
     password: String,
 }
 
@@ -44,8 +46,8 @@ impl Master {
         let listen = "[rest]\nlisten = \"127.0.0.1:0\"\n[grpc]\nlisten = \"127.0.0.1:0\"\n";
         std::fs::write(dir.path().join("master.toml"), format!("{listen}{config}")).unwrap();
         let (child, output) = spawn(dir.path());
-        let rest = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut master = Self { child, output, dir, rest, password: String::new() };
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut master = Self { child, output, dir, rest: nowhere, grpc: nowhere, password: String::new() };
         master.await_serving();
         let output = master.output();
         let (_, said) = output.split_once("with the password ").expect("the first start tells a password");
@@ -74,8 +76,8 @@ impl Master {
     fn await_serving(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(rest) = self.said("rest=") {
-                self.rest = rest;
+            if let (Some(rest), Some(grpc)) = (self.said("rest="), self.said("grpc=")) {
+                (self.rest, self.grpc) = (rest, grpc);
                 return;
             }
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -128,6 +130,17 @@ impl Master {
     /// Where REST is.
     pub(crate) fn rest(&self) -> SocketAddr {
         self.rest
+    }
+
+    /// Where agents go.
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// A join token for so many nodes.
+    pub(crate) fn join_token(&self, uses: u32) -> String {
+        let answer = self.admin().post("/api/v1/join-tokens", &serde_json::json!({ "uses": uses }));
+        answer.data()["token"].as_str().unwrap().to_owned()
     }
 
     /// Where the store and the keys are.

@@ -7,6 +7,7 @@
 //! To add a key: a field in `file`, a field in the checked type, a constant in [`defaults`] with its reason, its rule in
 //! `check`, and samples in `tests/config/accepted` and `tests/config/refused`.
 
+pub mod agent;
 mod check;
 pub mod cluster;
 pub mod defaults;

@@ -1,13 +1,17 @@
 //! The pure types that agents and masters share beside their messages: ids, credentials, checksums and limits. Parsed
 //! once, at the door, into values that cannot be wrong. Nothing here draws random numbers or stores anything.
 
+#[cfg(feature = "grpc")]
 mod digest;
 mod id;
 pub mod limits;
+#[cfg(feature = "grpc")]
 mod secret;
 
+#[cfg(feature = "grpc")]
 pub use digest::{ConfigDigest, DIGEST_BYTES};
 pub use id::{CommandId, IdError, NodeId, TokenId};
+#[cfg(feature = "grpc")]
 pub use secret::{BEARER, JoinToken, NodeCredential, SECRET_BYTES, SecretError, Verifier};
 
 /// Highest revision of the meaning of `v1/agent.proto` that this code knows.

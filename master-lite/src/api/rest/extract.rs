@@ -5,13 +5,18 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::service::call::Call;
+use crate::service::page::Paging;
 use crate::service::refusal::{Kind, Refusal};
 
-/// Longest body of most requests.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest body of most requests: a thousand names of nodes.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest body that carries a config: the longest one in base64, with its line breaks as JSON has them, and the rest.
+pub(super) const CONFIG_BODY_BYTES_MAX: usize = 2 * proto::config::TEXT_BYTES_MAX + BODY_BYTES_MAX;
 
 /// A JSON body; unknown fields are refused by its type.
 pub(super) struct Body<T, const BYTES_MAX: usize = BODY_BYTES_MAX>(pub(super) T);
@@ -21,12 +26,7 @@ impl<S: Send + Sync, T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<S>
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
         check_is_json(request.headers())?;
-        let bytes = read(request, BYTES_MAX).await?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json)
-            .map_err(|error| malformed("body", &error.path().to_string(), &error.inner().to_string()))?;
-        json.end().map_err(|error| malformed("body", ".", &error.to_string()))?;
-        Ok(Self(value))
+        parse(&read(request, BYTES_MAX).await?).map(Self)
     }
 }
 
@@ -42,6 +42,46 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         serde_path_to_error::deserialize(fields)
             .map(Self)
             .map_err(|error| malformed("query", &error.path().to_string(), &error.inner().to_string()))
+    }
+}
+
+/// Which page of a list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Pages {
+    /// Counted from 1.
+    #[param(minimum = 1, maximum = 1_000_000)]
+    page: Option<u64>,
+    /// Entries on a page; 50 unless given.
+    #[param(minimum = 1, maximum = 200)]
+    page_size: Option<u64>,
+}
+
+impl Pages {
+    /// The page that is meant.
+    ///
+    /// # Errors
+    /// A number out of its range.
+    pub(super) fn paging(&self) -> Result<Paging, Refusal> {
+        Paging::of(self.page, self.page_size)
+    }
+}
+
+/// A JSON body that may be left out.
+pub(super) struct OptionalBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let headers = request.headers().clone();
+        let bytes = read(request, BODY_BYTES_MAX).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        check_is_json(&headers)?;
+        parse(&bytes).map(Self)
     }
 }
 
@@ -78,6 +118,14 @@ pub(super) async fn read(request: Request, bytes_max: usize) -> Result<Bytes, Re
         let message = format!("the body is longer than {bytes_max} bytes, or was not sent to its end");
         Refusal::of(Kind::TooLarge, "body", "too_large", message)
     })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| malformed("body", &error.path().to_string(), &error.inner().to_string()))?;
+    json.end().map_err(|error| malformed("body", ".", &error.to_string()))?;
+    Ok(value)
 }
 
 fn check_is_json(headers: &HeaderMap) -> Result<(), Refusal> {

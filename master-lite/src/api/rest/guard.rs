@@ -16,6 +16,7 @@ use utoipa::openapi::path::Operation;
 
 use super::Desk;
 use super::trace::{ClientAddress, Trace};
+use crate::service::api_keys::Access;
 use crate::service::auth::Identity;
 use crate::service::call::{Actor, Call, Role, now_ms};
 use crate::service::refusal::{Kind, Refusal};
@@ -27,6 +28,10 @@ pub(super) struct Demand {
     role: Option<Role>,
     /// What the audit log calls it: the operation's id, such as `users.create`.
     action: String,
+    /// What an API key's scope has to name: the first part of the path below `/api/v1`.
+    resource: String,
+    /// And what it has to allow.
+    access: Access,
 }
 
 /// The demands of all routes, by method and path.
@@ -49,20 +54,23 @@ pub(super) fn demands(document: &OpenApi) -> Demands {
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
-            demands.insert((method, path.clone()), demand_of(path, operation));
+            let demand = demand_of(path, &method, operation);
+            demands.insert((method, path.clone()), demand);
         }
     }
     demands
 }
 
-fn demand_of(path: &str, operation: &Operation) -> Demand {
+fn demand_of(path: &str, method: &Method, operation: &Operation) -> Demand {
     let action = operation.operation_id.clone().unwrap_or_else(|| panic!("{path} has no operation id"));
     let json = serde_json::to_value(&operation.security).unwrap_or_default();
     let named = json[0]["token"][0].as_str();
     let role = Role::ALL.into_iter().find(|role| Some(role.name()) == named);
     let is_open = json[0].as_object().is_some_and(serde_json::Map::is_empty);
     assert!(role.is_some() || is_open, "{path} does not say who may use it");
-    Demand { role, action }
+    let resource = path.trim_start_matches("/api/v1/").split('/').next().unwrap_or_default().to_owned();
+    let access = if *method == Method::GET { Access::Read } else { Access::Write };
+    Demand { role, action, resource, access }
 }
 
 /// The layer.
@@ -118,9 +126,9 @@ fn method_not_allowed(desk: &Desk, parts: &Parts) -> Response {
 async fn admit(desk: &Desk, headers: &HeaderMap, call: &mut Call, demand: &Demand) -> Result<(), Refusal> {
     let Some(wanted) = demand.role else { return Ok(()) };
     let credential = credential(headers)?;
-    let (at_ms, action) = (call.at_ms, demand.action.clone());
+    let (at_ms, resource, access) = (call.at_ms, demand.resource.clone(), demand.access);
     let Identity { actor, role } =
-        desk.ask(move |services| services.auth.identify(&credential, &action, at_ms)).await?;
+        desk.ask(move |services| services.identify(&credential, &resource, access, at_ms)).await?;
     call.actor = actor;
     call.role = Some(role);
     if role < wanted {

@@ -4,15 +4,27 @@
 //! both the OpenAPI document and the guard are made: there is no route without a role. To add a resource: a file here
 //! with a `routes()`, a line in [`routes`], `BLESS=1` for the document, and its rows in `tests/roles.rs`.
 
+mod alerts;
 mod answer;
+mod api_keys;
+mod audit;
 mod auth;
 mod backup;
+mod commands;
+mod configs;
 mod document;
 mod extract;
 mod guard;
 mod health;
+mod join_tokens;
+mod metrics;
+mod nodes;
+mod progress;
+mod prometheus;
+mod span;
 mod trace;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -85,7 +97,19 @@ fn routes() -> OpenApiRouter<Desk> {
     let v1 = OpenApiRouter::new()
         .merge(auth::routes())
         .merge(users::routes())
+        .merge(api_keys::routes())
+        .merge(audit::routes())
+        .merge(nodes::routes())
+        .merge(join_tokens::routes())
+        .merge(configs::routes())
+        .merge(commands::routes())
+        .merge(metrics::routes())
+        .merge(alerts::routes())
+        .merge(webhooks::routes())
         .merge(backup::routes())
         .merge(document::routes());
-    OpenApiRouter::with_openapi(document::head()).merge(health::routes()).nest("/api/v1", v1)
+    OpenApiRouter::with_openapi(document::head())
+        .merge(health::routes())
+        .merge(prometheus::routes())
+        .nest("/api/v1", v1)
 }

@@ -8,9 +8,8 @@ use utoipa_axum::routes;
 
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
-use super::extract::{Body, Names, Query};
+use super::extract::{Body, Names, Pages, Query};
 use crate::service::call::{Call, Role, rfc3339};
-use crate::service::page::Paging;
 use crate::service::refusal::Refusal;
 use crate::service::users::{UserChange, UserRecord};
 
@@ -55,19 +54,6 @@ struct ChangedUser {
     password: Option<String>,
 }
 
-/// Which page.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Pages {
-    /// Counted from 1.
-    #[param(minimum = 1, maximum = 1_000_000)]
-    page: Option<u64>,
-    /// Entries on a page; 50 unless given.
-    #[param(minimum = 1, maximum = 200)]
-    page_size: Option<u64>,
-}
-
 /// All users.
 #[utoipa::path(
     get,
@@ -79,7 +65,7 @@ struct Pages {
     responses((status = 200, description = "A page of users", body = Answer<Vec<User>>))
 )]
 async fn list(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Outcome<Vec<User>> {
-    let paging = Paging::of(pages.page, pages.page_size)?;
+    let paging = pages.paging()?;
     let page = desk.ask(move |services| services.users.list(paging)).await?;
     Ok(Answer::page(page.map(|(name, record)| render(name, &record))))
 }

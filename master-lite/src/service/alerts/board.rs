@@ -84,7 +84,18 @@ pub(crate) struct Board {
     /// By rule, then by node.
     alerts: BTreeMap<String, BTreeMap<String, Alert>>,
     silences: BTreeMap<String, Silence>,
+    /// By rule.
+    coverage: BTreeMap<String, Coverage>,
     left_out: u64,
+}
+
+/// How much of a fleet a rule sees: one that nobody reports to says nothing, which is not that all is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    /// Nodes that the rule is for.
+    pub(crate) nodes: u64,
+    /// Those that report what it looks at.
+    pub(crate) reporting: u64,
 }
 
 impl Board {
@@ -110,6 +121,7 @@ impl Board {
         let mut changes = Changes::default();
         self.expire(now_ms, &mut changes);
         let mut before = std::mem::take(&mut self.alerts);
+        self.coverage.clear();
         self.left_out = 0;
         let mut room = ALERTS_MAX;
         for (id, rule) in rules {
@@ -152,6 +164,11 @@ impl Board {
         self.silences.get(id)
     }
 
+    /// How much a rule saw the last time.
+    pub(crate) fn coverage(&self, rule: &str) -> Coverage {
+        self.coverage.get(rule).copied().unwrap_or_default()
+    }
+
     /// Silences an alert, in the place of an earlier silence.
     pub(crate) fn begin_silence(&mut self, id: &str, silence: Silence) {
         self.silences.insert(id.to_owned(), silence);
@@ -174,7 +191,7 @@ impl Board {
     }
 
     fn judge(
-        &self,
+        &mut self,
         (id, rule): (&str, &Rule),
         subject: &Subject,
         earlier: Option<Alert>,
@@ -182,6 +199,9 @@ impl Board {
         changes: &mut Changes,
     ) -> Option<Alert> {
         let value = read(rule.metric, subject, now_ms);
+        let coverage = self.coverage.entry(id.to_owned()).or_default();
+        coverage.nodes += 1;
+        coverage.reporting += u64::from(value.is_some());
         let before = earlier.as_ref().map(|alert| alert.state);
         let (state, event) = machine::step(before, rule.judge(value), rule.for_ms, now_ms);
         // Nothing is written for the many that are well.
@@ -361,6 +381,15 @@ mod tests {
         assert_eq!(resumed.evaluate(&rules, &[node("a", true)], TICK_MS), Changes::default());
         let last = resumed.evaluate(&rules, &[node("a", false)], 2 * TICK_MS);
         assert_eq!(told(&last), [(Notice::Resolved, "a")]);
+    }
+
+    #[test]
+    fn a_rule_tells_how_much_it_sees() {
+        let (mut board, rules) = (Board::default(), rules());
+        let unheard = Subject { node: "c".to_owned(), ..Subject::default() };
+        board.evaluate(&rules, &[node("a", true), node("b", false), unheard], 0);
+        assert_eq!(board.coverage("node-offline"), Coverage { nodes: 3, reporting: 2 });
+        assert_eq!(board.coverage("nothing"), Coverage::default());
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(crate) mod rule;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use board::{Alert, Board, Notice, Silence};
+use board::{Alert, Board, Coverage, Notice, Silence};
 use machine::State;
 use reading::Subject;
 use rule::{Rule, Severity, built_in};
@@ -26,6 +26,9 @@ pub(crate) const RULES: Records<String, Rule> = Records::new("alert_rules");
 pub(crate) const ALERTS: Records<String, Alert> = Records::new("alerts");
 /// By the alert's id.
 pub(crate) const SILENCES: Records<String, Silence> = Records::new("silences");
+
+/// The tables.
+pub(crate) const TABLES: [&str; 3] = [RULES.name(), ALERTS.name(), SILENCES.name()];
 
 /// Rules there may be: each is held against every node, every few seconds.
 pub(crate) const RULES_MAX: u64 = 200;
@@ -314,6 +317,11 @@ impl Alerts {
     pub(crate) fn firing(&self) -> Vec<Alert> {
         let is_firing = |alert: &&Alert| matches!(alert.state, State::Firing { .. });
         self.board().alerts().filter(is_firing).cloned().collect()
+    }
+
+    /// How much of the fleet a rule sees.
+    pub(crate) fn coverage(&self, rule: &str) -> Coverage {
+        self.board().coverage(rule)
     }
 
     /// Alerts beyond the limit that are not kept.

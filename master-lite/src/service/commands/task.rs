@@ -152,11 +152,10 @@ impl Task {
     /// An agent has opened a session. It gets the command again if its result is missing: the answer to the first time
     /// may have been lost, and the agent does not run it twice.
     pub(crate) fn handle_registered(&mut self, node: &str, instance: &[u8], now_ms: u64) {
-        let is_same = match self.open_run(node) {
-            Some((run, _)) => run.instance.as_deref() == Some(instance),
-            None => return,
-        };
-        if !is_same {
+        if self.open_run(node).is_none() {
+            return;
+        }
+        if !self.is_with(node, instance) {
             let message = "the agent was started anew and knows nothing of the command";
             return self.end(node, RunState::Lost, message, now_ms);
         }
@@ -190,9 +189,13 @@ impl Task {
             return;
         }
         self.cancelled_ms = Some(now_ms);
-        let open = self.runs.iter().filter(|(_, (run, _))| !run.state.is_final());
-        let orders: Vec<_> = open.map(|(node, _)| (node.clone(), Order::Cancel)).collect();
+        let orders: Vec<_> = self.open_nodes().map(|node| (node.to_owned(), Order::Cancel)).collect();
         self.orders.extend(orders);
+    }
+
+    /// The command could not be given to the node's session.
+    pub(crate) fn handle_unreachable(&mut self, node: &str, message: &str, now_ms: u64) {
+        self.end(node, RunState::Offline, message, now_ms);
     }
 
     /// A node is deleted: no result will come.
@@ -227,9 +230,14 @@ impl Task {
         (self.under_way > 0).then_some(cancelled.min(deadline))
     }
 
-    /// What is to be sent next.
+    /// What is to be sent next. What was for a run that has ended meanwhile is not sent any more.
     pub(crate) fn poll_order(&mut self) -> Option<(String, Order)> {
-        self.orders.pop_front()
+        loop {
+            let (node, order) = self.orders.pop_front()?;
+            if self.open_run(&node).is_some() {
+                return Some((node, order));
+            }
+        }
     }
 
     /// A node whose run has ended since, for the store.
@@ -243,11 +251,6 @@ impl Task {
         self.under_way == 0
     }
 
-    /// When it was cancelled.
-    pub(crate) fn cancelled_ms(&self) -> Option<u64> {
-        self.cancelled_ms
-    }
-
     /// All runs by node, those under way with the output so far.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (&str, Run)> {
         self.runs.iter().map(|(node, (run, output))| {
@@ -257,6 +260,16 @@ impl Task {
             }
             (node.as_str(), run)
         })
+    }
+
+    /// Whether a node's command is with this instance of its agent.
+    pub(crate) fn is_with(&self, node: &str, instance: &[u8]) -> bool {
+        self.runs.get(node).is_some_and(|(run, _)| run.instance.as_deref() == Some(instance))
+    }
+
+    /// Nodes whose runs have not ended.
+    pub(crate) fn open_nodes(&self) -> impl Iterator<Item = &str> {
+        self.runs.iter().filter(|(_, (run, _))| !run.state.is_final()).map(|(node, _)| node.as_str())
     }
 
     /// The state of each run.
@@ -380,6 +393,14 @@ mod tests {
         task.handle_time(10 + RESULT_GRACE_MS);
         let expected = [("a", RunState::Succeeded), ("b", RunState::Cancelled), ("c", RunState::Cancelled)];
         assert_eq!(ended(&mut task), expected.map(|(node, state)| (node.to_owned(), state)));
+    }
+
+    #[test]
+    fn nothing_is_sent_for_a_run_that_has_ended_meanwhile() {
+        let mut task = task(&[("a", true)]);
+        task.handle_registered("a", &[2], 1);
+        assert_eq!(orders(&mut task), []);
+        assert_eq!(ended(&mut task), [("a".to_owned(), RunState::Lost)]);
     }
 
     #[test]

@@ -95,9 +95,9 @@ impl Metrics {
         });
     }
 
-    /// A node is deleted.
-    pub(crate) fn forget(&self, node: &str) {
-        self.lock().nodes.remove(node);
+    /// Forgets nodes that are gone.
+    pub(crate) fn keep(&self, is_known: impl Fn(&str) -> bool) {
+        self.lock().nodes.retain(|node, _| is_known(node));
     }
 
     /// What a node did in the last `window_ms`; none where it reported nothing.
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(figures.requests_per_s(), Some(5.0));
         assert_eq!(metrics.past("n", Resolution::TenSeconds, 10_000).len(), 2);
         assert_eq!(metrics.latest("n").report().unwrap().families.len(), 1);
-        metrics.forget("n");
+        metrics.keep(|node| node != "n");
         assert_eq!(metrics.recent("n", 60_000, 30_000), None);
         assert_eq!(metrics.bytes(), 0);
     }

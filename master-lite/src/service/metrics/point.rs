@@ -346,8 +346,8 @@ mod tests {
         ) {
             let mut sets = BoundSets::default();
             let bounds = sets.shared(&(1..25).map(f64::from).collect::<Vec<_>>()).unwrap();
-            let mut point = Point::default();
-            point.figures = Figures { requests, bgp_flaps, cpu_busy: 0.25, ..Figures::default() };
+            let figures = Figures { requests, bgp_flaps, cpu_busy: 0.25, ..Figures::default() };
+            let mut point = Point { figures, ..Point::default() };
             if counts.iter().any(|count| *count > 0) {
                 point.times[times] = Some(Histogram::new(bounds, counts, 1.5).unwrap());
             }

@@ -25,6 +25,9 @@ use super::secret::new_id;
 use crate::keys;
 use crate::store::{Source as _, Store};
 
+/// The tables.
+pub(crate) const TABLES: [&str; 1] = [WEBHOOKS.name()];
+
 /// Tries under way at once: each may wait for a resolver on a thread of its own, and there are few of those.
 pub(crate) const TRIES_AT_ONCE_MAX: usize = 4;
 

@@ -107,7 +107,7 @@ fn dialled(address: SocketAddr) -> Result<Address, Refusal> {
 }
 
 /// A path that fits into a Unix socket address.
-pub(super) fn unix_path(text: &str) -> Result<PathBuf, Refusal> {
+pub(in crate::config) fn unix_path(text: &str) -> Result<PathBuf, Refusal> {
     let help = "write one such as \"/run/millrace/http.sock\"";
     if !text.starts_with('/') {
         // A relative path would depend on where the process was started.

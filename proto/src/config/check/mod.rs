@@ -3,14 +3,14 @@
 //! A value that is refused is noted and stands at its default while the rest is checked, so that one pass finds every
 //! mistake; [`Problems`] then keeps the result from being used.
 
-mod address;
+pub(super) mod address;
 mod cluster;
 mod http;
 mod limits;
 mod listener;
 mod route;
 mod socket;
-mod values;
+pub(super) mod values;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -208,7 +208,7 @@ fn label(text: &str) -> Result<String, Refusal> {
 }
 
 /// Any text that fits on a line.
-fn free_text(text: &str) -> Result<String, Refusal> {
+pub(super) fn free_text(text: &str) -> Result<String, Refusal> {
     if text.len() > NAME_MAX {
         return Err(Refusal::new(format!("this text has more than {NAME_MAX} bytes"), "write a shorter one"));
     }

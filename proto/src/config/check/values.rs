@@ -10,19 +10,23 @@ use crate::config::words::Words;
 
 /// Why a value is not taken, and what to write.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(in crate::config) struct Refusal {
+    pub(in crate::config) message: String,
+    pub(in crate::config) help: Option<String>,
 }
 
 impl Refusal {
-    pub(super) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(in crate::config) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { message: message.into(), help: Some(help.into()) }
     }
 }
 
 /// The value; a refusal is noted.
-pub(super) fn accept<T>(result: Result<T, Refusal>, at: &Range<usize>, problems: &mut Problems) -> Option<T> {
+pub(in crate::config) fn accept<T>(
+    result: Result<T, Refusal>,
+    at: &Range<usize>,
+    problems: &mut Problems,
+) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(refusal) => {
@@ -33,7 +37,7 @@ pub(super) fn accept<T>(result: Result<T, Refusal>, at: &Range<usize>, problems:
 }
 
 /// One of the words of the config language.
-pub(super) fn word<T: Copy>(
+pub(in crate::config) fn word<T: Copy>(
     field: &Option<At<String>>,
     what: &str,
     words: &Words<T>,
@@ -56,7 +60,7 @@ pub(super) fn word<T: Copy>(
 }
 
 /// An integer of that range, as whatever type holds the range.
-pub(super) fn integer<T: TryFrom<i64>>(
+pub(in crate::config) fn integer<T: TryFrom<i64>>(
     field: &Option<At<i64>>,
     range: RangeInclusive<i64>,
     default: T,
@@ -78,7 +82,7 @@ pub(super) fn integer<T: TryFrom<i64>>(
 }
 
 /// A duration of that range.
-pub(super) fn duration(
+pub(in crate::config) fn duration(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     default: Duration,
@@ -88,7 +92,7 @@ pub(super) fn duration(
 }
 
 /// A duration of that range, or none where none is given.
-pub(super) fn optional_duration(
+pub(in crate::config) fn optional_duration(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     problems: &mut Problems,
@@ -105,7 +109,7 @@ pub(super) fn optional_duration(
 }
 
 /// A duration of that range that has no fraction of a second: the kernel counts in seconds.
-pub(super) fn whole_seconds(
+pub(in crate::config) fn whole_seconds(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     problems: &mut Problems,
@@ -121,7 +125,7 @@ pub(super) fn whole_seconds(
 }
 
 /// A size of that range, in bytes, or none where none is given.
-pub(super) fn size(
+pub(in crate::config) fn size(
     field: &Option<At<SizeText>>,
     range: RangeInclusive<u64>,
     problems: &mut Problems,
@@ -231,7 +235,7 @@ fn split_number(text: &str) -> (&str, &str, &str) {
 }
 
 /// In the largest unit that leaves no fraction.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(in crate::config) fn show_duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 {
         return "0s".to_owned();

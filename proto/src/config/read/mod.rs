@@ -9,10 +9,10 @@ pub(crate) mod suggest;
 
 use std::ops::Range;
 
+use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::file::File;
 use super::problem::Problems;
 
 /// Longest config text: far above ten thousand routes, far below what would hurt the node that reads it.
@@ -20,11 +20,11 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Reads what can be read. A text that is no TOML is an error of its own; every other mistake is noted and its key
 /// left out.
-pub(crate) fn read(
+pub(crate) fn read<T: DeserializeOwned + Default>(
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
     problems: &mut Problems,
-) -> Result<File, ConfigErrors> {
+) -> Result<T, ConfigErrors> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(refused(text, 0..0, format!("the config is longer than {TEXT_BYTES_MAX} bytes")));
     }

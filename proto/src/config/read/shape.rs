@@ -7,20 +7,22 @@
 use std::mem;
 use std::ops::Range;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::suggest::{nearest, quote};
-use crate::config::file::File;
 use crate::config::problem::Problems;
 use crate::config::words::PLANNED_KEYS;
 
 /// Reads what fits.
-pub(super) fn deserialize(mut document: DeTable<'_>, problems: &mut Problems) -> File {
+pub(super) fn deserialize<T: DeserializeOwned + Default>(
+    mut document: DeTable<'_>,
+    problems: &mut Problems,
+) -> T {
     loop {
         let root = Spanned::new(0..0, DeValue::Table(document.clone()));
-        let error = match File::deserialize(ValueDeserializer::from(root)) {
+        let error = match T::deserialize(ValueDeserializer::from(root)) {
             Ok(file) => return file,
             Err(error) => error,
         };
@@ -31,7 +33,7 @@ pub(super) fn deserialize(mut document: DeTable<'_>, problems: &mut Problems) ->
         };
         // Each turn takes one key away or gives it a known name, so this ends; but not later than the reader's patience.
         if !mended || problems.is_full() {
-            return File::default();
+            return T::default();
         }
     }
 }
