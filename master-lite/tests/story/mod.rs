@@ -4,6 +4,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,16 +141,14 @@ async fn exchange(
 ) -> Result<StatusCode, Failure> {
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| passing("HTTP", &error))?;
-    // The connection does the work; it ends with the response, or with this function.
-    tokio::select! {
-        response = sender.send_request(request) => {
-            response.map(|response| response.status()).map_err(|error| passing("HTTP", &error))
-        }
-        ended = connection => Err(Failure::Passing(match ended {
-            Ok(()) => "the receiver closed the connection without an answer".to_owned(),
-            Err(error) => format!("HTTP: {error}"),
-        })),
-    }
+    let mut response = pin!(sender.send_request(request));
+    // The connection does the work, and may be over in the moment that brings the response.
+    let response = tokio::select! {
+        biased;
+        response = &mut response => response,
+        _ = connection => response.await,
+    };
+    response.map(|response| response.status()).map_err(|error| passing("HTTP", &error))
 }
 
 fn passing(what: &str, error: &dyn std::fmt::Display) -> Failure {
