@@ -16,6 +16,7 @@ mod guard;
 mod health;
 mod join_tokens;
 mod nodes;
+mod page;
 mod progress;
 mod trace;
 mod users;
