@@ -33,6 +33,11 @@ impl Client {
         Self { agent, base: format!("http://{addr}"), headers: Vec::new() }
     }
 
+    /// The same caller, of a master at another address.
+    pub(crate) fn at(&self, addr: SocketAddr) -> Self {
+        Self { headers: self.headers.clone(), ..Self::new(addr) }
+    }
+
     /// The same with a login token or an API key.
     pub(crate) fn with_token(&self, token: &str) -> Self {
         self.with_header("authorization", &format!("Bearer {token}"))

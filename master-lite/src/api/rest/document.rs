@@ -1,8 +1,8 @@
 //! The API's own description: OpenAPI 3.1 made from the routes, completed with what all of them have in common, and
 //! served as JSON and as a page.
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::path::Operation;
@@ -16,12 +16,15 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::ErrorBody;
 use super::guard::{self, Demands};
+use super::page;
 use crate::service::refusal::Detail;
 
 /// The document, and what is read out of it.
 pub(super) struct Document {
     /// As served.
-    json: serde_json::Value,
+    json: String,
+    /// The same for people.
+    page: String,
     /// What each route demands of its caller.
     pub(super) demands: Demands,
 }
@@ -31,7 +34,8 @@ impl Document {
     pub(super) fn new(routes: OpenApi) -> Self {
         let document = complete(routes);
         let json = serde_json::to_value(&document).unwrap_or_default();
-        Self { json, demands: guard::demands(&document) }
+        // Pretty, and with a last line break: the same bytes as in the file that is checked in.
+        Self { json: format!("{json:#}\n"), page: page::render(&json), demands: guard::demands(&document) }
     }
 }
 
@@ -110,7 +114,7 @@ fn add_refusals(operation: &mut Operation, has_names: bool) {
 
 /// The routes of the document itself.
 pub(super) fn routes() -> OpenApiRouter<Desk> {
-    OpenApiRouter::new().routes(routes!(openapi))
+    OpenApiRouter::new().routes(routes!(openapi)).routes(routes!(docs))
 }
 
 /// This document.
@@ -123,5 +127,24 @@ pub(super) fn routes() -> OpenApiRouter<Desk> {
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
 )]
 async fn openapi(State(desk): State<Desk>) -> Response {
-    Json(&desk.document.json).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], desk.document.json.clone()).into_response()
+}
+
+/// This document as a page.
+#[utoipa::path(
+    get,
+    path = "/docs",
+    operation_id = "document.page",
+    tag = "document",
+    security(()),
+    responses((status = 200, description = "HTML", content_type = "text/html", body = String))
+)]
+async fn docs(State(desk): State<Desk>) -> Response {
+    // The page has no scripts, and is to get none.
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, desk.document.page.clone()).into_response()
 }

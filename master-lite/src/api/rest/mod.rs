@@ -19,6 +19,7 @@ mod health;
 mod join_tokens;
 mod metrics;
 mod nodes;
+mod page;
 mod progress;
 mod prometheus;
 mod span;
