@@ -220,6 +220,30 @@ fn a_deleted_nodes_run_ends() {
 }
 
 #[test]
+fn so_many_tasks_are_under_way_and_not_more() {
+    let master = Master::start();
+    let admin = master.admin();
+    let agents = agents(&master, &[("a", "hk")]);
+    let session = agents[0].connect(master.grpc(), Answer::Apply).unwrap();
+    let wish = json!({ "command": "status", "target_type": "all", "timeout": "10m" });
+    // One at a time: an agent that reads slowly is told to go.
+    let ids: Vec<String> = (1..=50)
+        .map(|count| {
+            let (id, _) = begin(&admin, wish.clone());
+            eventually("it is sent", || {
+                let told = session.told();
+                (told.iter().filter(|told| matches!(told, Told::Command(_))).count() == count).then_some(())
+            });
+            id
+        })
+        .collect();
+    admin.post(COMMANDS, &wish).assert_refused(409, "command");
+    end(&session, &ids[0], CommandOutcome::Succeeded, 0);
+    until(&admin, &ids[0], "it ends", |task| task["state"] == "succeeded");
+    eventually("there is room again", || (admin.post(COMMANDS, &wish).status == 201).then_some(()));
+}
+
+#[test]
 fn bad_commands_are_refused_with_the_field_and_do_nothing() {
     let master = Master::start();
     let admin = master.admin();

@@ -29,7 +29,11 @@ fn family(name: &str, kind: MetricKind, labels: &[(&str, &str)], value: Measured
 
 /// What a data plane has counted since its start: requests, and how many upstreams answered within 10 ms and within 1 s.
 fn report(session: &Session, requests: f64, fast: u64, slow: u64) {
-    let upstream = Histogram { bounds: vec![0.01, 1.0], counts: vec![fast, slow, 0], sum: fast as f64 * 0.005 + slow as f64 * 0.5 };
+    let upstream = Histogram {
+        bounds: vec![0.01, 1.0],
+        counts: vec![fast, slow, 0],
+        sum: fast as f64 * 0.005 + slow as f64 * 0.5,
+    };
     let route = [("route", "chat")];
     session.say(Said::Metrics(Metrics {
         dataplane_started_at_unix_ms: 1,

@@ -5,8 +5,8 @@
 mod story;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -14,7 +14,8 @@ use proto::v1::agent_message::Kind as Said;
 use proto::v1::{Heartbeat, HostMetrics};
 use serde_json::Value;
 use story::agent::{Agent, Answer, runtime};
-use story::{Master, eventually};
+use story::{Master, PATIENCE, eventually};
+use tempfile::TempDir;
 
 /// Metrics with the names of their labels.
 type Shown = BTreeMap<String, BTreeSet<String>>;
@@ -27,7 +28,7 @@ fn file(name: &str) -> String {
 /// A data plane with one route to an origin that is not there.
 struct DataPlane {
     child: Child,
-    addr: SocketAddr,
+    dir: TempDir,
 }
 
 impl DataPlane {
@@ -36,29 +37,25 @@ impl DataPlane {
         assert!(program.is_file(), "{} is missing: cargo build --workspace", program.display());
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("edge.toml");
-        let socket = dir.path().join("admin.sock");
         let text = format!(
             "[admin]\nlisten = \"127.0.0.1:0\"\nsocket = \"{}\"\n[runtime]\nworkers = 1\n\
              [[listeners]]\nname = \"http\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
              [[routes]]\nname = \"all\"\npath = \"/\"\ncluster = \"c\"\n\
              [[clusters]]\nname = \"c\"\nendpoints = [{{ address = \"127.0.0.1:9\" }}]\n",
-            socket.display()
+            dir.path().join("admin.sock").display()
         );
         std::fs::write(&config, text).unwrap();
-        let mut child = Command::new(program)
-            .args(["run", "-c", config.to_str().unwrap()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let addr = lines.map_while(Result::ok).find_map(|line| admin_address(&line));
-        Self { child, addr: addr.expect("the data plane says where its admin API is") }
+        let mut command = Command::new(program);
+        command.args(["run", "-c", config.to_str().unwrap()]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, dir }
     }
 
     fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(self.addr).unwrap();
+        let mut stream = eventually("the data plane answers", || {
+            UnixStream::connect(self.dir.path().join("admin.sock")).ok()
+        });
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -72,12 +69,6 @@ impl Drop for DataPlane {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn admin_address(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("admin")?;
-    let at = rest.find("127.0.0.1:")?;
-    rest[at..].split(|character: char| !(character.is_ascii_digit() || ".:".contains(character))).next()?.parse().ok()
 }
 
 /// What a master with one node shows, the data plane's own metrics among it.
@@ -128,8 +119,27 @@ fn metrics_of(text: &str) -> Shown {
 
 /// Words of PromQL that are no metrics and no labels.
 const WORDS: [&str; 21] = [
-    "absent", "and", "bool", "by", "count", "histogram_quantile", "increase", "label_values", "max", "min", "or",
-    "rate", "sum", "unless", "vector", "without", "on", "ignoring", "avg", "topk", "le",
+    "absent",
+    "and",
+    "bool",
+    "by",
+    "count",
+    "histogram_quantile",
+    "increase",
+    "label_values",
+    "max",
+    "min",
+    "or",
+    "rate",
+    "sum",
+    "unless",
+    "vector",
+    "without",
+    "on",
+    "ignoring",
+    "avg",
+    "topk",
+    "le",
 ];
 
 /// Holds that an expression has balanced brackets and names only what is shown.
@@ -145,7 +155,8 @@ fn check(expression: &str, shown: &Shown) {
         match character {
             '(' | '{' | '[' => open.push(character),
             ')' | '}' | ']' => {
-                let expected = [(')', '('), ('}', '{'), (']', '[')].into_iter().find(|(end, _)| *end == character);
+                let expected =
+                    [(')', '('), ('}', '{'), (']', '[')].into_iter().find(|(end, _)| *end == character);
                 assert_eq!(open.pop(), expected.map(|(_, begin)| begin), "unbalanced: {expression}");
             }
             _ => {}
@@ -199,7 +210,9 @@ fn every_metric_that_is_named_is_shown() {
 
 #[test]
 fn the_check_sees_what_it_is_for() {
-    let shown = metrics_of("# TYPE m_total counter\nm_total{node=\"a\"} 1\n# TYPE h histogram\nh_bucket{le=\"1\"} 1\n");
+    let shown = metrics_of(
+        "# TYPE m_total counter\nm_total{node=\"a\"} 1\n# TYPE h histogram\nh_bucket{le=\"1\"} 1\n",
+    );
     check("sum by (node) (rate(m_total{node=~\"x\"}[5m])) > 0 or h_bucket", &shown);
     for bad in ["rate(n_total[5m])", "m_total{region=\"x\"}", "sum(m_total", "m_total{node=\"x}"] {
         let checked = std::panic::catch_unwind(|| check(bad, &shown));
@@ -218,7 +231,10 @@ fn alert_rules_have_the_shape_that_prometheus_reads() {
             let known = ["alert", "annotations", "expr", "for", "labels"];
             assert!(fields.iter().all(|field| known.contains(&field.as_str())), "{rule}");
             assert!(names.insert(rule["alert"].as_str().unwrap().to_owned()), "twice: {rule}");
-            assert!(rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(), "{rule}");
+            assert!(
+                rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(),
+                "{rule}"
+            );
             let wait = rule["for"].as_str().unwrap_or("0m");
             assert!(wait.strip_suffix('m').is_some_and(|minutes| minutes.parse::<u32>().is_ok()), "{rule}");
         }

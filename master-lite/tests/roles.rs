@@ -49,6 +49,32 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /api/v1/configs/{a}/diff/{b}", "viewer"),
     ("POST /api/v1/configs/{version}/publish", "operator"),
     ("POST /api/v1/configs/{version}/rollback", "operator"),
+    ("GET /metrics", "viewer"),
+    ("GET /api/v1/metrics/nodes/{id}", "viewer"),
+    ("GET /api/v1/metrics/aggregate", "viewer"),
+    ("GET /api/v1/commands", "viewer"),
+    ("POST /api/v1/commands", "operator"),
+    ("GET /api/v1/commands/{task_id}", "viewer"),
+    ("POST /api/v1/commands/{task_id}/cancel", "operator"),
+    ("POST /api/v1/nodes/{id}/restart", "operator"),
+    ("POST /api/v1/nodes/{id}/reload", "operator"),
+    ("POST /api/v1/nodes/{id}/drain", "operator"),
+    ("POST /api/v1/nodes/{id}/undrain", "operator"),
+    ("GET /api/v1/alerts", "viewer"),
+    ("GET /api/v1/alerts/{id}", "viewer"),
+    ("POST /api/v1/alerts/{id}/silence", "operator"),
+    ("DELETE /api/v1/alerts/{id}/silence", "operator"),
+    ("GET /api/v1/alert-rules", "viewer"),
+    ("POST /api/v1/alert-rules", "operator"),
+    ("GET /api/v1/alert-rules/{id}", "viewer"),
+    ("PUT /api/v1/alert-rules/{id}", "operator"),
+    ("DELETE /api/v1/alert-rules/{id}", "operator"),
+    ("GET /api/v1/webhooks", "operator"),
+    ("POST /api/v1/webhooks", "admin"),
+    ("GET /api/v1/webhooks/{id}", "operator"),
+    ("PUT /api/v1/webhooks/{id}", "admin"),
+    ("DELETE /api/v1/webhooks/{id}", "admin"),
+    ("POST /api/v1/webhooks/{id}/test", "admin"),
 ];
 
 /// From the least on.
@@ -123,6 +149,8 @@ fn a_key_reaches_as_far_as_its_role_and_its_scopes() {
     assert_eq!(viewer.get("/api/v1/users").status, 403);
     assert_eq!(master.anonymous().with_header("x-api-key", &key).get("/api/v1/nodes").status, 200);
     assert!(!admin.get("/api/v1/api-keys").json.to_string().contains(&key), "a list shows the key");
+    let (_, scraper, _) = make("viewer", json!(["metrics:read"]));
+    assert_eq!((scraper.get("/metrics").status, scraper.get("/api/v1/alerts").status), (200, 403));
     let (_, scoped, _) = make("operator", json!(["configs:read", "join-tokens:write"]));
     assert_eq!(scoped.get("/api/v1/configs").status, 200);
     assert_eq!(scoped.post("/api/v1/configs", &json!({})).status, 403);

@@ -50,6 +50,7 @@ impl From<Step> for Resolution {
 struct Past {
     /// `10s` (kept for an hour) or `1m` (kept for a day).
     #[serde(default)]
+    #[param(inline)]
     step: Step,
     /// How far back, such as `15m`; all that is kept unless given.
     #[param(value_type = Option<Span>)]
@@ -67,6 +68,7 @@ struct PastOf {
     role: Option<NodeRole>,
     /// `10s` (kept for an hour) or `1m` (kept for a day).
     #[serde(default)]
+    #[param(inline)]
     step: Step,
     /// How far back, such as `15m`; all that is kept unless given.
     #[param(value_type = Option<Span>)]

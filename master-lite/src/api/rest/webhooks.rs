@@ -61,7 +61,7 @@ struct NewWebhook {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct WebhookBody {
-    /// `https://` or `http://`, without a user name. It has to lead to the public internet, or to a network that the
+    /// Of https or http, without a user name. It has to lead to the public internet, or to a network that the
     /// master's config allows.
     #[schema(min_length = 8, max_length = 2048)]
     url: String,

@@ -342,3 +342,25 @@ impl AlertFilter {
             && self.rule.as_ref().is_none_or(|rule| *rule == alert.rule)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_so_many_rules_and_not_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &TABLES).unwrap();
+        let rule = built_in().remove("node-offline").unwrap();
+        store
+            .observe(|writer: &Writer| {
+                (1..RULES_MAX).try_for_each(|number| writer.put(RULES, &format!("r{number}"), &rule))
+            })
+            .unwrap_or_else(|error: StoreError| panic!("{error}"));
+        let alerts = Alerts::open(store).unwrap();
+        let call = Call::system(0);
+        alerts.create_rule(&call, "last", &rule).unwrap();
+        let refusal = alerts.create_rule(&call, "one-more", &rule).unwrap_err();
+        assert_eq!(refusal.details[0].code, "limit");
+    }
+}

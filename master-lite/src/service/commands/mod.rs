@@ -23,7 +23,7 @@ use super::call::Call;
 use super::name::check_name;
 use super::nodes::{NodeFilter, Nodes};
 use super::page::{Page, Paging};
-use super::refusal::{Kind, Refusal};
+use super::refusal::Refusal;
 use super::secret::new_id;
 use super::sessions::{Sessions, Unreachable};
 use crate::store::{self, Source as _, Store, StoreError, Writer};
@@ -237,7 +237,7 @@ impl Commands {
         let desk = self.desk();
         if desk.running.len() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} tasks are under way: wait for one to end, or cancel one");
-            return Err(Refusal::of(Kind::TooMany { retry_after_s: 5 }, "command", "too_many", message));
+            return Err(Refusal::conflict("command", "too_many", message));
         }
         let targets = targets.into_iter().map(|node| {
             let instance = desk.instances.get(&node).cloned();

@@ -152,6 +152,7 @@ pub(crate) fn make_room(writer: &Writer) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[test]
     fn a_task_has_succeeded_only_where_every_node_has() {
@@ -164,5 +165,42 @@ mod tests {
         }
         assert_eq!(state(&[RunState::Succeeded, RunState::Cancelled], true), TaskState::Cancelled);
         assert_eq!(state(&[RunState::Succeeded], true), TaskState::Succeeded, "the cancel came too late");
+    }
+
+    #[test]
+    fn the_oldest_ended_tasks_make_room_with_their_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &super::super::TABLES).unwrap();
+        let record = |ended_at_ms| TaskRecord {
+            command: Command::Status,
+            lines: 0,
+            target_type: TargetType::All,
+            target_ids: Vec::new(),
+            by: "ops".to_owned(),
+            created_at_ms: 0,
+            timeout_ms: 1,
+            cancelled_at_ms: None,
+            ended_at_ms,
+            state: TaskState::Failed,
+            progress: Progress::default(),
+        };
+        store
+            .observe(|writer: &Writer| {
+                // The oldest of all still runs.
+                writer.put(TASKS, &"t000".to_owned(), &record(None))?;
+                for number in 1..TASKS_KEPT_MAX {
+                    let id = format!("t{number:03}");
+                    writer.put(TASKS, &id, &record(Some(1)))?;
+                    writer.put(RUNS, &run_key(&id, "a"), &Run::begin(None, 0))?;
+                }
+                make_room(writer)
+            })
+            .unwrap();
+        let reader = store.read().unwrap();
+        let ids: Vec<String> = reader.all(TASKS).unwrap().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids.len() as u64, TASKS_KEPT_MAX - 1);
+        assert_eq!(ids[..2], ["t000", "t002"]);
+        assert!(runs_of(&reader, "t001").unwrap().is_empty());
+        assert_eq!(runs_of(&reader, "t002").unwrap().len(), 1);
     }
 }

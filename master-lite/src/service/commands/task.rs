@@ -295,7 +295,8 @@ impl Task {
 }
 
 impl Run {
-    fn begin(instance: Option<Vec<u8>>, now_ms: u64) -> Self {
+    /// Where a node's part begins: sent, or offline.
+    pub(super) fn begin(instance: Option<Vec<u8>>, now_ms: u64) -> Self {
         let (state, ended_ms, message) = match instance {
             Some(_) => (RunState::Sent, None, ""),
             None => (RunState::Offline, Some(now_ms), "the node is offline; the command was not sent"),

@@ -29,6 +29,7 @@ const TRY_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Courier {
     guard: AddressGuard,
+    within: Duration,
     tls: TlsConnector,
 }
 
@@ -51,14 +52,14 @@ impl Courier {
                 "this host has no certificate authorities: https webhooks will fail (ca-certificates)"
             );
         }
-        Courier { guard, tls: connector(roots) }
+        Courier { guard, within: TRY_WITHIN, tls: connector(roots) }
     }
 
     /// Tries once. `at_s` is the time that is signed.
     pub(crate) async fn deliver(&self, webhook: &Webhook, delivery: &Delivery, at_s: u64) -> Verdict {
-        let tried = tokio::time::timeout(TRY_WITHIN, self.send(webhook, delivery, at_s)).await;
+        let tried = tokio::time::timeout(self.within, self.send(webhook, delivery, at_s)).await;
         match tried {
-            Err(_) => Verdict::Again(format!("no answer within {} s", TRY_WITHIN.as_secs())),
+            Err(_) => Verdict::Again(format!("no answer within {:?}", self.within)),
             Ok(Err(Failure::Passing(error))) => Verdict::Again(error),
             Ok(Err(Failure::Final(error))) => Verdict::Never(error),
             Ok(Ok(status)) if status.is_success() => Verdict::Delivered,
@@ -153,4 +154,50 @@ async fn exchange(
 
 fn passing(what: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::Passing(format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::super::sign::Secret;
+    use super::*;
+    use crate::service::alerts::rule::Severity;
+
+    fn webhook(url: String) -> Webhook {
+        let (description, secret) = (String::new(), Secret::random());
+        Webhook { url, description, severity: Severity::Info, enabled: true, secret, created_at_ms: 0 }
+    }
+
+    async fn deliver(url: String, within: Duration) -> Verdict {
+        let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let courier = Courier { within, ..Courier::new(guard) };
+        let delivery = Delivery { id: "msg_1".into(), webhook: "w".into(), body: "{}".into(), tries: 0 };
+        courier.deliver(&webhook(url), &delivery, 0).await
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_says_nothing_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let verdict = deliver(url, Duration::from_millis(50)).await;
+        assert_eq!(verdict, Verdict::Again("no answer within 50ms".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_without_a_good_certificate_is_not_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let receiver = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).await.unwrap();
+            hello
+        });
+        let verdict = deliver(url, TRY_WITHIN).await;
+        assert!(matches!(&verdict, Verdict::Again(error) if error.starts_with("TLS: ")), "{verdict:?}");
+        // A TLS handshake, and not the message.
+        assert_eq!(receiver.await.unwrap()[..2], [0x16, 0x03]);
+    }
 }
