@@ -81,6 +81,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
             return Ok(Self(T::default()));
         }
         check_is_json(&headers)?;
+        if bytes.trim_ascii() == b"null" {
+            return Ok(Self(T::default()));
+        }
         parse(&bytes).map(Self)
     }
 }
@@ -120,7 +123,11 @@ pub(super) async fn read(request: Request, bytes_max: usize) -> Result<Bytes, Re
     })
 }
 
+/// Reads an object: serde would take a list of a type's fields for it, too.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("body", ".", "it is to be an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| malformed("body", &error.path().to_string(), &error.inner().to_string()))?;
