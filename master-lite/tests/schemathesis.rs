@@ -51,6 +51,8 @@ fn every_answer_is_as_the_document_says() {
         .args(["--header", &format!("Authorization: Bearer {key}")])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", CASES, "--seed", &seed])
         .args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"])
+        // It learns ids from lists, and would revoke the key that it comes with.
+        .args(["--exclude-operation-id", "api_keys.delete"])
         .args(["--continue-on-failure", "--no-color"])
         .stdin(Stdio::null())
         .output()
@@ -61,8 +63,7 @@ fn every_answer_is_as_the_document_says() {
         "MILLRACE_SEED={seed}\n{printed}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // Nobody was locked out meanwhile, and nothing has panicked.
-    assert!(printed.contains("not_a_server_error") || printed.contains("Test cases"), "{printed}");
+    assert!(!printed.contains("401 Unauthorized ("), "it has seen closed doors only:\n{printed}");
     assert_eq!(master.anonymous().get("/health").status, 200);
     assert!(!master.output().contains("panicked"), "{}", master.output());
 }
