@@ -166,3 +166,15 @@ fn a_session_without_its_own_credential_is_refused() {
     let other = a.connect_as(master.grpc(), Answer::Keep, &credential.reveal(), "b").err().unwrap();
     assert_eq!(other.code(), Code::PermissionDenied);
 }
+
+#[test]
+fn who_fails_to_enrol_too_often_has_to_wait() {
+    let master = Master::start();
+    let runtime = runtime();
+    let token = master.join_token(1);
+    let agent = Agent::new(&runtime, "a");
+    for _ in 0..30 {
+        assert_eq!(agent.enrol(master.grpc(), "mrj1.x.y").unwrap_err().code(), Code::Unauthenticated);
+    }
+    assert_eq!(agent.enrol(master.grpc(), &token).unwrap_err().code(), Code::ResourceExhausted);
+}

@@ -1,5 +1,5 @@
-//! One listening socket and its connections: HTTP/1.1 and HTTP/2, with TLS if wanted, so many at once, none that takes
-//! forever to say what it wants.
+//! One listening socket and its connections: HTTP/1.1, with TLS if wanted, so many at once, none that takes forever to
+//! say what it wants. No HTTP/2: operators and scrapers ask seldom.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -27,12 +27,11 @@ use tower::ServiceExt as _;
 use crate::api::rest::ClientAddress;
 use crate::config::Tls;
 
-/// A head comes within that, or the connection is closed: a browser needs milliseconds.
+/// A head comes within that, or the connection is closed, also the next one of a connection that is kept: a browser needs
+/// milliseconds, and opens another one later.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// So does a TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Streams of one HTTP/2 connection.
-const STREAMS_MAX: u32 = 64;
 /// After a failed accept, usually for want of file descriptors, before the next.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -83,7 +82,7 @@ pub(super) fn acceptor(tls: Option<&Tls>) -> anyhow::Result<Option<TlsAcceptor>>
     let mut config = builder
         .with_single_cert(certificates(&tls.cert)?, key)
         .with_context(|| format!("{} and {shown} do not belong together", tls.cert.display()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config).into()))
 }
 
@@ -153,15 +152,10 @@ async fn exchange(
         request.extensions_mut().insert(ClientAddress(address.ip()));
         request.map(axum::body::Body::new)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(HEAD_WITHIN);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    if let Err(error) = watcher.watch(serving.into_owned()).await {
+    if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%address, %error, "a connection ended badly");
     }
 }

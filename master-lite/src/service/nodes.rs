@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::call::{Actor, Call};
 use super::join_tokens;
-use super::name::{check_names, check_text};
+use super::name::{check_name, check_names, check_text};
 use super::node_state::{NodeState, state_of};
 use super::page::{Page, Paging};
 use super::refusal::{Kind, Refusal};
@@ -188,21 +188,15 @@ impl Nodes {
         check_id(id)?;
         change.tags.as_deref().map(|tags| check_names("tags", tags, TAGS_MAX)).transpose()?;
         change.description.as_deref().map(|text| check_text("description", text)).transpose()?;
-        let record = self.store.change(|writer| {
-            let mut record: NodeRecord = find(writer, id)?;
+        self.edit(call, id, |record| {
             if let Some(tags) = &change.tags {
                 record.tags = tags.iter().cloned().collect();
             }
             if let Some(description) = &change.description {
                 record.description.clone_from(description);
             }
-            writer.put(NODES, &id.to_owned(), &record)?;
-            Ok::<_, Refusal>((
-                record.clone(),
-                call.done("nodes.change", id, format!("tags {:?}", record.tags)),
-            ))
-        })?;
-        Ok(self.node(id.to_owned(), record, call.at_ms))
+            Ok(())
+        })
     }
 
     /// Sets one tag, or takes it away.
@@ -210,14 +204,35 @@ impl Nodes {
     /// # Errors
     /// There is no such node, the tag is against the rules, or there are too many.
     pub(crate) fn tag(&self, call: &Call, id: &str, tag: &str, is_set: bool) -> Result<Node, Refusal> {
-        let mut tags = self.find(id, call.at_ms)?.record.tags;
-        if is_set {
-            tags.insert(tag.to_owned());
-        } else if !tags.remove(tag) {
-            return Err(Refusal::not_found("tag", "tag", tag));
-        }
-        let change = NodeChange { tags: Some(tags.into_iter().collect()), description: None };
-        self.change(call, id, &change)
+        check_id(id)?;
+        check_name("tag", tag)?;
+        self.edit(call, id, |record| {
+            if !is_set {
+                let was_set = record.tags.remove(tag);
+                return if was_set { Ok(()) } else { Err(Refusal::not_found("tag", "tag", tag)) };
+            }
+            record.tags.insert(tag.to_owned());
+            if record.tags.len() > TAGS_MAX {
+                return Err(Refusal::limit("tag", "tags on a node", TAGS_MAX as u64));
+            }
+            Ok(())
+        })
+    }
+
+    fn edit(
+        &self,
+        call: &Call,
+        id: &str,
+        edit: impl FnOnce(&mut NodeRecord) -> Result<(), Refusal>,
+    ) -> Result<Node, Refusal> {
+        let record = self.store.change(|writer| {
+            let mut record: NodeRecord = find(writer, id)?;
+            edit(&mut record)?;
+            writer.put(NODES, &id.to_owned(), &record)?;
+            let detail = format!("tags {:?}", record.tags);
+            Ok::<_, Refusal>((record, call.done("nodes.change", id, detail)))
+        })?;
+        Ok(self.node(id.to_owned(), record, call.at_ms))
     }
 
     /// All tags, with the number of nodes that have each.

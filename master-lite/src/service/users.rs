@@ -119,8 +119,10 @@ impl Users {
                 changed.push("password".to_owned());
                 record.password_hash = hash;
             }
-            record.epoch += 1;
-            record.changed_at_ms = call.at_ms;
+            if !changed.is_empty() {
+                record.epoch += 1;
+                record.changed_at_ms = call.at_ms;
+            }
             writer.put(USERS, &name.to_owned(), &record)?;
             Ok((record, call.done("users.change", name, changed.join(", "))))
         })

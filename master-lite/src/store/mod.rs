@@ -11,6 +11,7 @@ mod records;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Database, Durability, ReadableDatabase};
 
@@ -42,6 +43,8 @@ pub(crate) struct Store {
     database: Arc<Database>,
     path: PathBuf,
     audit_entries_max: u64,
+    /// Whether something was observed that is not on the disk yet.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -53,7 +56,9 @@ impl Store {
     pub(crate) fn open(dir: &Path, tables: &[&str]) -> Result<Self, StoreError> {
         let path = dir.join(FILE_NAME);
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path)?;
-        let store = Self { database: Arc::new(database), path, audit_entries_max: AUDIT_ENTRIES_MAX };
+        let database = Arc::new(database);
+        let (audit_entries_max, is_behind) = (AUDIT_ENTRIES_MAX, Arc::default());
+        let store = Self { database, path, audit_entries_max, is_behind };
         store.prepare(tables)?;
         Ok(store)
     }
@@ -90,7 +95,9 @@ impl Store {
         &self,
         write: impl FnOnce(&Writer) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.write(Durability::None, write)
+        let observed = self.write(Durability::None, write)?;
+        self.is_behind.store(true, Ordering::Release);
+        Ok(observed)
     }
 
     /// Notes in the audit log that somebody was refused. A crash may lose it, so that refusals cost no disk.
@@ -109,11 +116,14 @@ impl Store {
         self.read()?.find(META, &FORMAT_KEY.to_owned()).map(drop)
     }
 
-    /// Brings to the disk what was only observed.
+    /// Brings to the disk what was only observed; a store that is at rest is left alone.
     ///
     /// # Errors
     /// As [`StoreError`].
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        if !self.is_behind.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.write(Durability::Immediate, |_| Ok(()))
     }
 

@@ -27,6 +27,8 @@ pub(crate) enum Answer {
     Refuse,
     /// It says nothing.
     Keep,
+    /// It does not even take it from the connection.
+    Deaf,
 }
 
 /// A node with its credential, connected or not.
@@ -123,6 +125,10 @@ impl Agent {
             let (all, end, answers, state) =
                 (Arc::clone(&told), Arc::clone(&ended), said.clone(), Arc::clone(&self.state));
             tokio::spawn(async move {
+                if answer == Answer::Deaf {
+                    // Until the runtime ends.
+                    std::future::pending::<()>().await;
+                }
                 let why = loop {
                     let told = match incoming.message().await {
                         Ok(Some(told)) => told.kind.unwrap(),
@@ -178,7 +184,12 @@ impl Session {
         let told = self.told.lock().unwrap();
         let offers = told.iter().filter_map(|told| match told {
             Told::ConfigOffer(offer) => offer.config.as_ref().map(|config| config.version.clone()),
-            _ => None,
+            Told::Welcome(_)
+            | Told::HeartbeatAck(_)
+            | Told::Command(_)
+            | Told::CommandCancel(_)
+            | Told::Goodbye(_)
+            | Told::Intervals(_) => None,
         });
         offers.collect()
     }
@@ -198,7 +209,7 @@ fn reply(told: &Told, answer: Answer, state: &Mutex<ConfigState>) -> Option<Said
     let Told::ConfigOffer(offer) = told else { return None };
     let mut state = state.lock().unwrap();
     match answer {
-        Answer::Keep => None,
+        Answer::Keep | Answer::Deaf => None,
         Answer::Apply => {
             *state = ConfigState { applied: offer.config.clone(), generation: 7, ..ConfigState::default() };
             Some(Said::ConfigAck(ConfigAck { config: offer.config.clone(), generation: 7, took_ms: 1 }))

@@ -43,9 +43,19 @@ impl Master {
 
     /// The same with more in its config.
     pub(crate) fn start_with(config: &str) -> Self {
+        Self::start_over("", "", config)
+    }
+
+    /// The same with more in the config of its two listeners.
+    pub(crate) fn start_listening(rest: &str, grpc: &str) -> Self {
+        Self::start_over(rest, grpc, "")
+    }
+
+    fn start_over(rest: &str, grpc: &str, config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-master-").tempdir().unwrap();
-        let listen = "[rest]\nlisten = \"127.0.0.1:0\"\n[grpc]\nlisten = \"127.0.0.1:0\"\n";
-        std::fs::write(dir.path().join("master.toml"), format!("{listen}{config}")).unwrap();
+        let listen = "listen = \"127.0.0.1:0\"";
+        let config = format!("[rest]\n{listen}\n{rest}\n[grpc]\n{listen}\n{grpc}\n{config}");
+        std::fs::write(dir.path().join("master.toml"), config).unwrap();
         let (child, output) = spawn(dir.path());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut master = Self { child, output, dir, rest: nowhere, grpc: nowhere, password: String::new() };

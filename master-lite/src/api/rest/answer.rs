@@ -2,7 +2,7 @@
 //! `{code,message,details,request_id,timestamp}` for what was not.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -119,16 +119,32 @@ impl IntoResponse for Refusal {
             timestamp: rfc3339(now_ms()),
         };
         let mut response = (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
-        if let Kind::TooMany { retry_after_s } = self.kind {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
-        }
-        if self.kind == Kind::Unauthenticated {
-            let scheme = HeaderValue::from_static("Bearer realm=\"millrace\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        if let Some((name, value)) = header_of(self.kind) {
+            response.headers_mut().insert(name, value);
         }
         // For the guard, which notes it in the audit log.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// What a client is to know besides.
+fn header_of(kind: Kind) -> Option<(HeaderName, HeaderValue)> {
+    match kind {
+        Kind::TooMany { retry_after_s } => Some((header::RETRY_AFTER, HeaderValue::from(retry_after_s))),
+        Kind::Unavailable => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        Kind::Unauthenticated => {
+            Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"millrace\"")))
+        }
+        Kind::Malformed
+        | Kind::Forbidden
+        | Kind::NotFound
+        | Kind::MethodNotAllowed
+        | Kind::Conflict
+        | Kind::TooLarge
+        | Kind::UnsupportedMedia
+        | Kind::Invalid
+        | Kind::Internal => None,
     }
 }
 

@@ -65,17 +65,14 @@ pub(super) fn head() -> OpenApi {
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         let has_names = path.contains('{');
-        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete] {
-            if let Some(operation) = operation {
-                add_refusals(operation, has_names);
-            }
-        }
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        operations.into_iter().flatten().for_each(|operation| add_refusals(operation, has_names));
     }
     document
 }
 
 /// Statuses of refusals, and what they mean everywhere.
-const REFUSALS: [(&str, &str); 10] = [
+const REFUSALS: [(&str, &str); 11] = [
     ("400", "The request cannot be read; `details` names the field."),
     ("401", "Nobody is logged in, or the credential is no longer good."),
     ("403", "The role, or the key's scope, does not reach so far."),
@@ -86,6 +83,7 @@ const REFUSALS: [(&str, &str); 10] = [
     ("422", "Readable, but against a rule; `details` names the field."),
     ("429", "Too often: wait as long as `Retry-After` says."),
     ("500", "The master failed; its log says why."),
+    ("503", "Too much waits already: try again as `Retry-After` says."),
 ];
 
 fn add_refusals(operation: &mut Operation, has_names: bool) {

@@ -1,12 +1,15 @@
 //! What handlers are given of a request: a body, a query, a name from the path, the call's circumstances. Each refuses
 //! what it cannot take, and names the field.
 
+use std::time::Duration;
+
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::service::call::Call;
 use crate::service::page::Paging;
@@ -17,6 +20,9 @@ pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// Longest body that carries a config: the longest one in base64, with its line breaks as JSON has them, and the rest.
 pub(super) const CONFIG_BODY_BYTES_MAX: usize = 2 * proto::config::TEXT_BYTES_MAX + BODY_BYTES_MAX;
+
+/// How long a body may take: the longest one over a line of a few megabits.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A JSON body; unknown fields are refused by its type.
 pub(super) struct Body<T, const BYTES_MAX: usize = BODY_BYTES_MAX>(pub(super) T);
@@ -81,6 +87,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
             return Ok(Self(T::default()));
         }
         check_is_json(&headers)?;
+        if bytes.trim_ascii() == b"null" {
+            return Ok(Self(T::default()));
+        }
         parse(&bytes).map(Self)
     }
 }
@@ -114,13 +123,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
 /// # Errors
 /// It has more, or ended early.
 pub(super) async fn read(request: Request, bytes_max: usize) -> Result<Bytes, Refusal> {
-    to_bytes(request.into_body(), bytes_max).await.map_err(|_| {
+    let whole = timeout(BODY_WITHIN, to_bytes(request.into_body(), bytes_max));
+    let whole = whole.await.map_err(|_| {
+        let message = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
+        Refusal::of(Kind::Malformed, "body", "too_slow", message)
+    })?;
+    whole.map_err(|_| {
         let message = format!("the body is longer than {bytes_max} bytes, or was not sent to its end");
         Refusal::of(Kind::TooLarge, "body", "too_large", message)
     })
 }
 
+/// Reads an object: serde would take a list of a type's fields for it, too.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("body", ".", "it is to be an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| malformed("body", &error.path().to_string(), &error.inner().to_string()))?;

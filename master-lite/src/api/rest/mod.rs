@@ -28,10 +28,12 @@ mod users;
 mod webhooks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use trace::ClientAddress;
@@ -49,6 +51,9 @@ pub(crate) struct Desk {
 
 /// Password hashes at once: each takes 19 MiB and a core.
 const HASHES_MAX: usize = 2;
+
+/// Who waits longer than that for a turn is told to come again: a flood of logins is not to pile up.
+const HASH_TURN_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Hashing(Arc<Semaphore>);
@@ -74,7 +79,10 @@ impl Desk {
         &self,
         ask: impl FnOnce(&Services) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let _turn = self.hashing.0.acquire().await.map_err(|error| Refusal::internal(&error))?;
+        let busy =
+            || Refusal::of(Kind::Unavailable, "password", "busy", "too many passwords are being checked");
+        let turn = timeout(HASH_TURN_WITHIN, self.hashing.0.acquire()).await.map_err(|_| busy())?;
+        let _turn = turn.map_err(|error| Refusal::internal(&error))?;
         self.ask(ask).await
     }
 }
