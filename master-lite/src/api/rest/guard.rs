@@ -68,7 +68,8 @@ fn demand_of(path: &str, method: &Method, operation: &Operation) -> Demand {
     let role = Role::ALL.into_iter().find(|role| Some(role.name()) == named);
     let is_open = json[0].as_object().is_some_and(serde_json::Map::is_empty);
     assert!(role.is_some() || is_open, "{path} does not say who may use it");
-    let resource = path.trim_start_matches("/api/v1/").split('/').next().unwrap_or_default().to_owned();
+    let path = path.strip_prefix("/api/v1").unwrap_or(path).trim_start_matches('/');
+    let resource = path.split('/').next().unwrap_or_default().to_owned();
     let access = if *method == Method::GET { Access::Read } else { Access::Write };
     Demand { role, action, resource, access }
 }
