@@ -191,7 +191,7 @@ fn rules_can_be_made_changed_and_put_back() {
     let cpu = admin.get(&format!("{RULES}/node-cpu-high"));
     let expected = json!({ "metric": "cpu_percent", "comparison": ">", "threshold": 80.0, "for": "5m" });
     for (name, value) in expected.as_object().unwrap() {
-        assert_eq!(&cpu.data()[name], value, "{}", cpu.json);
+        assert_eq!(&cpu.data()["rule"][name], value, "{}", cpu.json);
     }
     let hot = json!({
         "id": "hot", "metric": "cpu_percent", "comparison": ">=", "threshold": 90, "severity": "info",
@@ -219,14 +219,19 @@ fn rules_can_be_made_changed_and_put_back() {
 fn change_a_built_in_rule(admin: &Client) {
     let path = format!("{RULES}/node-cpu-high");
     admin.delete(&path).assert_refused(409, "id");
+    let as_it_is = admin.get(&path).data()["rule"].clone();
+    assert_eq!(admin.put(&path, &as_it_is).status, 200, "what is shown can be sent back");
     let changed = json!({
         "metric": "cpu_percent", "comparison": ">", "threshold": 50, "for": "1m", "severity": "critical",
         "enabled": false,
     });
     let answer = admin.put(&path, &changed);
-    assert_eq!((&answer.data()["origin"], &answer.data()["threshold"]), (&json!("changed"), &json!(50.0)));
+    assert_eq!(
+        (&answer.data()["origin"], &answer.data()["rule"]["threshold"]),
+        (&json!("changed"), &json!(50.0))
+    );
     assert_eq!(admin.delete(&path).status, 200);
-    assert_eq!(admin.get(&path).data()["threshold"], 80.0);
+    assert_eq!(admin.get(&path).data()["rule"]["threshold"], 80.0);
 }
 
 #[test]

@@ -88,8 +88,9 @@ struct NewSilence {
 /// A rule.
 #[derive(Serialize, ToSchema)]
 struct Rule {
-    #[serde(flatten)]
-    body: RuleBody,
+    id: String,
+    /// What it says, as it can be sent back to change it.
+    rule: RuleBody,
     /// `built_in`, `changed` (built in, and changed) or `custom`.
     origin: String,
     /// Nodes that the rule is for.
@@ -376,7 +377,8 @@ fn render_rule(coverage: Coverage, known: KnownRule) -> Rule {
         Origin::Custom => "custom",
     };
     Rule {
-        body: RuleBody::of(known.id, known.rule),
+        id: known.id.clone(),
+        rule: RuleBody::of(known.id, known.rule),
         origin: origin.to_owned(),
         nodes: coverage.nodes,
         nodes_reporting: coverage.reporting,
