@@ -1,0 +1,11 @@
+//! The fleet's master: nodes, configs in versions, users and their rights, over REST for operators and gRPC for agents.
+//!
+//! `api` (parse, call, render) → `service` (rules) → `store` (records): each knows only the next. It is not in any
+//! request's path: edges serve on from their last config when it is gone.
+
+mod api;
+pub mod config;
+mod keys;
+pub mod server;
+mod service;
+mod store;

@@ -1,0 +1,237 @@
+//! The rules: what may be done, by whom and when. Services know records and each other, and nothing of HTTP or gRPC.
+//!
+//! All of them are plain functions that may wait for the disk: callers on an async runtime run them where blocking is
+//! allowed. Time and the caller come as a [`Call`]. To add one: a file here with its record's table (listed in
+//! [`TABLES`]), a field of [`Services`], and a resource in `api/rest`.
+
+pub(crate) mod alerts;
+pub(crate) mod api_keys;
+pub(crate) mod audit;
+pub(crate) mod auth;
+pub(crate) mod call;
+pub(crate) mod commands;
+mod config_text;
+pub(crate) mod configs;
+pub(crate) mod convergence;
+mod enrolments;
+pub(crate) mod fleet_metrics;
+pub(crate) mod join_tokens;
+pub(crate) mod metrics;
+pub(crate) mod name;
+pub(crate) mod node_state;
+pub(crate) mod nodes;
+pub(crate) mod notify;
+pub(crate) mod offer;
+pub(crate) mod page;
+mod password;
+pub(crate) mod publishes;
+pub(crate) mod refusal;
+mod scrape;
+mod secret;
+pub(crate) mod sessions;
+mod throttle;
+pub(crate) mod token;
+pub(crate) mod users;
+mod watch;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::keys;
+use crate::store::{Store, StoreError};
+
+use alerts::Alerts;
+use api_keys::{API_KEYS, Access, ApiKeys, KEY_PREFIX};
+use audit::Audit;
+use auth::{Auth, Identity};
+use call::Call;
+use commands::Commands;
+use configs::Configs;
+use enrolments::Enrolments;
+use join_tokens::{JOIN_TOKENS, JoinTokens};
+use metrics::Metrics;
+use nodes::{Enrolment, NODES, Nodes};
+use notify::{AddressGuard, Notify};
+use publishes::Publishes;
+use refusal::Refusal;
+use sessions::Sessions;
+use token::Tokens;
+use users::{USERS, Users};
+use watch::Ear;
+
+/// Everything the master can do.
+pub(crate) struct Services {
+    /// What is wrong in the fleet.
+    pub(crate) alerts: Alerts,
+    /// What programs log in with.
+    pub(crate) api_keys: ApiKeys,
+    /// Who changed what.
+    pub(crate) audit: Audit,
+    /// Who somebody is.
+    pub(crate) auth: Auth,
+    /// What nodes were told to do.
+    pub(crate) commands: Arc<Commands>,
+    /// Configs in versions.
+    pub(crate) configs: Configs,
+    /// What new nodes get in with.
+    pub(crate) join_tokens: JoinTokens,
+    /// What nodes report of themselves.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The nodes.
+    pub(crate) nodes: Arc<Nodes>,
+    /// Who is told of alerts.
+    pub(crate) notify: Notify,
+    /// Which config is where.
+    pub(crate) publishes: Publishes,
+    /// The agents that are connected.
+    pub(crate) sessions: Arc<Sessions>,
+    /// People.
+    pub(crate) users: Users,
+    enrolments: Enrolments,
+    store: Store,
+}
+
+/// What was made at the first start.
+pub(crate) struct FirstStart {
+    /// Of the user `admin`.
+    pub(crate) password: String,
+}
+
+/// Every service's tables.
+const TABLES: &[&[&str]] = &[
+    &[API_KEYS.name(), JOIN_TOKENS.name(), NODES.name(), USERS.name()],
+    &alerts::TABLES,
+    &commands::TABLES,
+    &configs::TABLES,
+    &notify::TABLES,
+    &publishes::TABLES,
+];
+
+/// The file of the key that signs login tokens.
+const TOKEN_KEY_FILE: &str = "jwt.key";
+
+impl Services {
+    /// The services over a data folder's store.
+    ///
+    /// # Errors
+    /// The folder, the store or a key cannot be used.
+    pub(crate) fn open(config: &Config) -> Result<Self, StoreError> {
+        let dir = config.data_dir.as_path();
+        let failed =
+            |what: &str, error| StoreError::File { what: format!("{what} {}", dir.display()), error };
+        keys::make_dir(dir).map_err(|error| failed("cannot make the data folder", error))?;
+        let key = keys::load_or_make(dir, TOKEN_KEY_FILE);
+        let tokens = Tokens::new(&key.map_err(|error| failed("no key in the data folder", error))?);
+        let store = Store::open(dir, &TABLES.concat())?;
+        let limits = &config.limits;
+        let sessions = Arc::new(Sessions::new(config.agents.heartbeat));
+        let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&sessions), limits.nodes));
+        let commands = Arc::new(Commands::open(store.clone(), Arc::clone(&sessions))?);
+        let metrics = Arc::new(Metrics::default());
+        sessions.listen(Arc::new(Ear::new(Arc::clone(&metrics), Arc::clone(&commands))));
+        let guard = AddressGuard::new(config.webhooks.allow.clone());
+        Ok(Self {
+            alerts: Alerts::open(store.clone())?,
+            commands,
+            metrics,
+            notify: Notify::new(store.clone(), guard),
+            api_keys: ApiKeys::new(store.clone(), limits.api_keys),
+            audit: Audit::new(store.clone()),
+            auth: Auth::new(store.clone(), tokens),
+            configs: Configs::new(store.clone(), limits.config_versions),
+            join_tokens: JoinTokens::new(store.clone(), limits.join_tokens),
+            publishes: Publishes::new(store.clone(), Arc::clone(&nodes), Arc::clone(&sessions)),
+            nodes,
+            sessions,
+            enrolments: Enrolments::new(),
+            users: Users::new(store.clone(), limits.users),
+            store,
+        })
+    }
+
+    /// Makes the user `admin` where there is no user at all. `tell` is given the password before the user is stored: a
+    /// crash between the two leaves a password without a user, which the next start mends, and not the other way round.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn prepare(&self, at_ms: u64, tell: impl FnOnce(&FirstStart)) -> Result<(), Refusal> {
+        self.users
+            .make_first(&Call::system(at_ms), |password| tell(&FirstStart { password: password.to_owned() }))
+    }
+
+    /// Writes a copy of the store as it is now.
+    ///
+    /// # Errors
+    /// The file is there already or cannot be written.
+    pub(crate) fn back_up(&self, to: &Path) -> Result<(), StoreError> {
+        self.store.back_up(to)
+    }
+
+    /// A copy of the store as it is now, in a file without a name. Noted in the audit log, since it holds everything.
+    ///
+    /// # Errors
+    /// The disk is full, or the store fails.
+    pub(crate) fn copy(&self, call: &Call) -> Result<File, Refusal> {
+        let path = self.store.path().with_file_name(format!("backup-{}.redb", secret::new_id()));
+        self.store.change::<_, Refusal>(|_| Ok(((), call.done("backup.read", "store", ""))))?;
+        self.store.back_up(&path)?;
+        let copy = File::open(&path);
+        let removed = std::fs::remove_file(&path);
+        removed.and(copy).map_err(|error| Refusal::internal(&error))
+    }
+
+    /// Whose credential this is (a login token or an API key), if it reaches to this.
+    ///
+    /// # Errors
+    /// It is none, no longer good, or does not reach so far.
+    pub(crate) fn identify(
+        &self,
+        credential: &str,
+        resource: &str,
+        access: Access,
+        at_ms: u64,
+    ) -> Result<Identity, Refusal> {
+        match credential.split_once('.') {
+            Some((KEY_PREFIX, _)) => self.api_keys.identify(credential, resource, access, at_ms),
+            Some(_) | None => self.auth.identify(credential, at_ms),
+        }
+    }
+
+    /// Enrols a node; what is refused is noted in the audit log, and whoever is refused too often has to wait.
+    ///
+    /// # Errors
+    /// The wish could not be read (the field and why), or the node is not let in.
+    pub(crate) fn enrol(
+        &self,
+        call: &Call,
+        wish: Result<Enrolment, (&'static str, String)>,
+    ) -> Result<(), Refusal> {
+        self.enrolments.check(call)?;
+        let target = wish.as_ref().map_or(String::new(), |wish| wish.id.as_str().to_owned());
+        let wish = wish.map_err(|(field, message)| Refusal::invalid(field, "malformed", message));
+        let enrolled = wish.and_then(|wish| self.nodes.enrol(call, &wish));
+        if let Err(refusal) = &enrolled {
+            self.enrolments.count(call);
+            self.audit.note_refused(call, "nodes.enrol", &target, &refusal.message);
+        }
+        enrolled
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn look(&self) -> Result<(), Refusal> {
+        Ok(self.store.look()?)
+    }
+
+    /// Brings to the disk what agents have reported.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.store.flush()
+    }
+}

@@ -1,0 +1,184 @@
+//! People who may log in: their roles, and their passwords as hashes. Logging in itself is `auth`.
+
+use serde::{Deserialize, Serialize};
+
+use super::call::{Call, Role};
+use super::name::check_name;
+use super::page::{Page, Paging};
+use super::password;
+use super::refusal::Refusal;
+use crate::store::{Records, Source, Store, Writer};
+
+/// By name.
+pub(crate) const USERS: Records<String, UserRecord> = Records::new("users");
+
+/// The user that the first start makes.
+pub(crate) const FIRST_USER: &str = "admin";
+
+/// A user as stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct UserRecord {
+    /// What they may do.
+    pub(crate) role: Role,
+    /// argon2id, in PHC form.
+    pub(crate) password_hash: String,
+    /// Grows with each change of password or role; login tokens carry it and are void when it has grown.
+    pub(crate) epoch: u64,
+    /// Milliseconds since 1970.
+    pub(crate) created_at_ms: u64,
+    /// Of the last change.
+    pub(crate) changed_at_ms: u64,
+}
+
+/// What of a user is to be changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UserChange {
+    /// Another role.
+    pub(crate) role: Option<Role>,
+    /// Another password.
+    pub(crate) password: Option<String>,
+}
+
+/// The users.
+pub(crate) struct Users {
+    store: Store,
+    limit: u64,
+}
+
+impl Users {
+    /// Over a store, with at most so many users.
+    pub(crate) fn new(store: Store, limit: u64) -> Self {
+        Self { store, limit }
+    }
+
+    /// All users, by their names.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn list(&self, paging: Paging) -> Result<Page<(String, UserRecord)>, Refusal> {
+        Ok(paging.cut(self.store.read()?.all(USERS)?))
+    }
+
+    /// One user.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub(crate) fn find(&self, name: &str) -> Result<UserRecord, Refusal> {
+        check_name("username", name)?;
+        find(&self.store.read()?, name)
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// The name or the password is against the rules, the name is taken, or there are too many.
+    pub(crate) fn create(
+        &self,
+        call: &Call,
+        name: &str,
+        role: Role,
+        password: &str,
+    ) -> Result<UserRecord, Refusal> {
+        check_name("username", name)?;
+        password::check(password)?;
+        let record = new_record(call, role, password)?;
+        self.store.change(|writer| {
+            if writer.find(USERS, &name.to_owned())?.is_some() {
+                let message = format!("there is a user `{name}` already");
+                return Err(Refusal::conflict("username", "taken", message));
+            }
+            if writer.count(USERS)? >= self.limit {
+                return Err(Refusal::limit("username", "users", self.limit));
+            }
+            writer.put(USERS, &name.to_owned(), &record)?;
+            Ok((record, call.done("users.create", name, format!("role {}", role.name()))))
+        })
+    }
+
+    /// Changes a user; whoever is logged in as that user has to log in again.
+    ///
+    /// # Errors
+    /// There is none of this name, the password is against the rules, or the last admin would be none.
+    pub(crate) fn change(&self, call: &Call, name: &str, change: &UserChange) -> Result<UserRecord, Refusal> {
+        check_name("username", name)?;
+        change.password.as_deref().map(password::check).transpose()?;
+        // Hashed before the transaction: everybody else's changes need not wait for it.
+        let hash = change.password.as_deref().map(password::hash).transpose()?;
+        self.store.change(|writer| {
+            let mut record: UserRecord = find(writer, name)?;
+            let role = change.role.unwrap_or(record.role);
+            if role != Role::Admin {
+                keep_an_admin(writer, name, "role")?;
+            }
+            let mut changed = Vec::new();
+            if role != record.role {
+                changed.push(format!("role {} to {}", record.role.name(), role.name()));
+                record.role = role;
+            }
+            if let Some(hash) = hash {
+                changed.push("password".to_owned());
+                record.password_hash = hash;
+            }
+            if !changed.is_empty() {
+                record.epoch += 1;
+                record.changed_at_ms = call.at_ms;
+            }
+            writer.put(USERS, &name.to_owned(), &record)?;
+            Ok((record, call.done("users.change", name, changed.join(", "))))
+        })
+    }
+
+    /// Removes a user, whose login tokens are void from then on.
+    ///
+    /// # Errors
+    /// There is none of this name, or it is the last admin.
+    pub(crate) fn remove(&self, call: &Call, name: &str) -> Result<(), Refusal> {
+        check_name("username", name)?;
+        self.store.change(|writer| {
+            find(writer, name)?;
+            keep_an_admin(writer, name, "username")?;
+            writer.remove(USERS, &name.to_owned())?;
+            Ok(((), call.done("users.delete", name, "")))
+        })
+    }
+
+    /// Makes [`FIRST_USER`] where there is nobody, and tells its password before it is stored.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn make_first(&self, call: &Call, tell: impl FnOnce(&str)) -> Result<(), Refusal> {
+        if self.store.read()?.count(USERS)? > 0 {
+            return Ok(());
+        }
+        let password = password::random();
+        tell(&password);
+        self.create(call, FIRST_USER, Role::Admin, &password).map(drop)
+    }
+}
+
+fn new_record(call: &Call, role: Role, password: &str) -> Result<UserRecord, Refusal> {
+    let password_hash = password::hash(password)?;
+    // A user of the same name as a removed one is somebody else: the old one's tokens are of another epoch.
+    Ok(UserRecord {
+        role,
+        password_hash,
+        epoch: call.at_ms,
+        created_at_ms: call.at_ms,
+        changed_at_ms: call.at_ms,
+    })
+}
+
+fn find(source: &impl Source, name: &str) -> Result<UserRecord, Refusal> {
+    source.find(USERS, &name.to_owned())?.ok_or_else(|| Refusal::not_found("username", "user", name))
+}
+
+/// Holds that somebody other than `name` is an admin, or that `name` is none anyway.
+fn keep_an_admin(writer: &Writer, name: &str, field: &str) -> Result<(), Refusal> {
+    let admins = writer.all(USERS)?.into_iter().filter(|(_, user)| user.role == Role::Admin);
+    let admins: Vec<String> = admins.map(|(name, _)| name).collect();
+    if admins == [name] {
+        let message = "this is the last admin: make another one first";
+        return Err(Refusal::conflict(field, "last_admin", message));
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Who may what: every route of the API's own document, asked as everybody. The table below says what is right; a route
+//! that is not in it, or that is in it and nowhere else, fails the test.
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
+mod story;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use story::Master;
+use story::client::Client;
+
+/// The least role of each route, `open` for those that need no login.
+const ROUTES: &[(&str, &str)] = &[
+    ("GET /health", "open"),
+    ("GET /api/v1/openapi.json", "open"),
+    ("GET /api/v1/docs", "open"),
+    ("POST /api/v1/auth/login", "open"),
+    ("POST /api/v1/auth/refresh", "viewer"),
+    ("GET /api/v1/auth/me", "viewer"),
+    ("GET /api/v1/users", "admin"),
+    ("POST /api/v1/users", "admin"),
+    ("GET /api/v1/users/{username}", "admin"),
+    ("PUT /api/v1/users/{username}", "admin"),
+    ("DELETE /api/v1/users/{username}", "admin"),
+    ("GET /api/v1/api-keys", "admin"),
+    ("POST /api/v1/api-keys", "admin"),
+    ("GET /api/v1/api-keys/{id}", "admin"),
+    ("DELETE /api/v1/api-keys/{id}", "admin"),
+    ("GET /api/v1/audit", "admin"),
+    ("GET /api/v1/backup", "admin"),
+    ("GET /api/v1/nodes", "viewer"),
+    ("GET /api/v1/nodes/{id}", "viewer"),
+    ("PUT /api/v1/nodes/{id}", "operator"),
+    ("DELETE /api/v1/nodes/{id}", "operator"),
+    ("GET /api/v1/nodes/{id}/status", "viewer"),
+    ("PUT /api/v1/nodes/{id}/tags/{tag}", "operator"),
+    ("DELETE /api/v1/nodes/{id}/tags/{tag}", "operator"),
+    ("GET /api/v1/tags", "viewer"),
+    ("GET /api/v1/join-tokens", "operator"),
+    ("POST /api/v1/join-tokens", "operator"),
+    ("DELETE /api/v1/join-tokens/{id}", "operator"),
+    ("GET /api/v1/configs", "viewer"),
+    ("POST /api/v1/configs", "operator"),
+    ("POST /api/v1/configs/validate", "viewer"),
+    ("GET /api/v1/configs/history", "viewer"),
+    ("GET /api/v1/configs/{version}", "viewer"),
+    ("GET /api/v1/configs/{version}/nodes", "viewer"),
+    ("GET /api/v1/configs/{a}/diff/{b}", "viewer"),
+    ("POST /api/v1/configs/{version}/publish", "operator"),
+    ("POST /api/v1/configs/{version}/rollback", "operator"),
+    ("GET /metrics", "viewer"),
+    ("GET /api/v1/metrics/nodes/{id}", "viewer"),
+    ("GET /api/v1/metrics/aggregate", "viewer"),
+    ("GET /api/v1/commands", "viewer"),
+    ("POST /api/v1/commands", "operator"),
+    ("GET /api/v1/commands/{task_id}", "viewer"),
+    ("POST /api/v1/commands/{task_id}/cancel", "operator"),
+    ("POST /api/v1/nodes/{id}/restart", "operator"),
+    ("POST /api/v1/nodes/{id}/reload", "operator"),
+    ("POST /api/v1/nodes/{id}/drain", "operator"),
+    ("POST /api/v1/nodes/{id}/undrain", "operator"),
+    ("GET /api/v1/alerts", "viewer"),
+    ("GET /api/v1/alerts/{id}", "viewer"),
+    ("POST /api/v1/alerts/{id}/silence", "operator"),
+    ("DELETE /api/v1/alerts/{id}/silence", "operator"),
+    ("GET /api/v1/alert-rules", "viewer"),
+    ("POST /api/v1/alert-rules", "operator"),
+    ("GET /api/v1/alert-rules/{id}", "viewer"),
+    ("PUT /api/v1/alert-rules/{id}", "operator"),
+    ("DELETE /api/v1/alert-rules/{id}", "operator"),
+    ("GET /api/v1/webhooks", "operator"),
+    ("POST /api/v1/webhooks", "admin"),
+    ("GET /api/v1/webhooks/{id}", "operator"),
+    ("PUT /api/v1/webhooks/{id}", "admin"),
+    ("DELETE /api/v1/webhooks/{id}", "admin"),
+    ("POST /api/v1/webhooks/{id}/test", "admin"),
+];
+
+/// From the least on.
+const ROLES: [&str; 4] = ["open", "viewer", "operator", "admin"];
+
+fn rank(role: &str) -> usize {
+    ROLES.iter().position(|other| *other == role).unwrap_or_else(|| panic!("{role} is no role"))
+}
+
+/// The routes in the document, with what it says of their role.
+fn documented(master: &Master) -> BTreeMap<String, String> {
+    let document = master.anonymous().get("/api/v1/openapi.json").json;
+    let mut routes = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let role = operation["security"][0]["token"][0].as_str().unwrap_or("open");
+            routes.insert(format!("{} {path}", method.to_uppercase()), role.to_owned());
+        }
+    }
+    routes
+}
+
+/// Asks a route, with names that nothing has and a body that nothing takes: who may come in is told that, who may not is
+/// told so before.
+fn ask(client: &Client, route: &str) -> u16 {
+    let (method, path) = route.split_once(' ').unwrap();
+    let path = path.split('/').map(|part| if part.starts_with('{') { "nothing" } else { part });
+    let path = path.collect::<Vec<_>>().join("/");
+    let body = matches!(method, "POST" | "PUT").then(|| json!({ "nothing": 1 }).to_string());
+    client.send(method, &path, body).status
+}
+
+#[test]
+fn every_route_lets_in_whom_it_should_and_nobody_else() {
+    let master = Master::start();
+    let expected: BTreeMap<String, String> =
+        ROUTES.iter().map(|&(route, role)| (route.to_owned(), role.to_owned())).collect();
+    assert_eq!(documented(&master), expected, "a route has no row in this test, or the wrong one");
+    let callers = [
+        ("open", master.anonymous()),
+        ("viewer", master.user("a-viewer", "viewer")),
+        ("operator", master.user("an-operator", "operator")),
+        ("admin", master.admin()),
+    ];
+    for (route, wanted) in ROUTES {
+        for (role, client) in &callers {
+            let status = ask(client, route);
+            let is_in = rank(role) >= rank(wanted);
+            let expected = match (is_in, *role) {
+                // A login without a good body; nobody's role is to blame.
+                (true, _) => !matches!(status, 401 | 403) && status < 500,
+                (false, "open") => status == 401,
+                (false, _) => status == 403,
+            };
+            assert!(expected, "{route} as {role}: {status}");
+        }
+    }
+}
+
+#[test]
+fn a_key_reaches_as_far_as_its_role_and_its_scopes() {
+    let master = Master::start();
+    let admin = master.admin();
+    let make = |role: &str, scopes: Value| {
+        let body = json!({ "name": "ci", "role": role, "scopes": scopes, "expires_in_s": 60 });
+        let made = admin.post("/api/v1/api-keys", &body);
+        let key = made.data()["key"].as_str().unwrap().to_owned();
+        (made.data()["api_key"]["id"].as_str().unwrap().to_owned(), master.anonymous().with_token(&key), key)
+    };
+    let (id, viewer, key) = make("viewer", json!([]));
+    assert_eq!(viewer.get("/api/v1/nodes").status, 200);
+    assert_eq!(viewer.get("/api/v1/users").status, 403);
+    assert_eq!(master.anonymous().with_header("x-api-key", &key).get("/api/v1/nodes").status, 200);
+    assert!(!admin.get("/api/v1/api-keys").json.to_string().contains(&key), "a list shows the key");
+    let (_, scraper, _) = make("viewer", json!(["metrics:read"]));
+    assert_eq!((scraper.get("/metrics").status, scraper.get("/api/v1/alerts").status), (200, 403));
+    let (_, scoped, _) = make("operator", json!(["configs:read", "join-tokens:write"]));
+    assert_eq!(scoped.get("/api/v1/configs").status, 200);
+    assert_eq!(scoped.post("/api/v1/configs", &json!({})).status, 403);
+    assert_eq!(scoped.get("/api/v1/nodes").status, 403);
+    assert_eq!(scoped.post("/api/v1/join-tokens", &json!({})).status, 201);
+    assert_eq!(scoped.get("/api/v1/auth/me").status, 403, "a scope that is not given");
+    viewer.post("/api/v1/auth/refresh", &json!({})).assert_refused(403, "authorization");
+    assert_eq!(admin.delete(&format!("/api/v1/api-keys/{id}")).status, 200);
+    assert_eq!(viewer.get("/api/v1/nodes").status, 401);
+    let forged = format!("{}x", &key[..key.len() - 1]);
+    assert_eq!(master.anonymous().with_token(&forged).get("/api/v1/nodes").status, 401);
+    let post = |body| admin.post("/api/v1/api-keys", &body);
+    let bad = json!({ "name": "x", "role": "viewer", "scopes": ["nodes:delete"], "expires_in_s": 60 });
+    post(bad).assert_refused(422, "scopes[0]");
+    post(json!({ "name": "x", "role": "viewer", "expires_in_s": 0 })).assert_refused(422, "expires_in_s");
+    post(json!({ "name": "x", "role": "viewer" })).assert_refused(400, "expires_in_s");
+}
+
+#[test]
+fn a_key_ends_when_it_says() {
+    let master = Master::start();
+    let body = json!({ "name": "ci", "role": "viewer", "expires_in_s": 1 });
+    let made = master.admin().post("/api/v1/api-keys", &body);
+    let client = master.anonymous().with_token(made.data()["key"].as_str().unwrap());
+    assert_eq!(client.get("/api/v1/nodes").status, 200);
+    story::eventually("the key ends", || (client.get("/api/v1/nodes").status == 401).then_some(()));
+}
+
+#[test]
+fn the_audit_log_tells_what_was_done_and_what_was_refused() {
+    let master = Master::start();
+    let (admin, viewer) = (master.admin(), master.user("ada", "viewer"));
+    viewer
+        .with_header("x-request-id", "denied-1")
+        .delete("/api/v1/users/admin")
+        .assert_refused(403, "authorization");
+    master.anonymous().delete("/api/v1/nodes/a").assert_refused(401, "authorization");
+    admin.post("/api/v1/users", &json!({ "username": "x" })).assert_refused(400, "role");
+    let log = admin.get("/api/v1/audit");
+    let entries: Vec<[&str; 4]> = log
+        .data()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| ["actor", "action", "outcome", "actor_kind"].map(|field| entry[field].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ["admin", "users.create", "refused", "user"],
+        ["", "nodes.delete", "refused", "anonymous"],
+        ["ada", "users.delete", "refused", "user"],
+        ["admin", "users.create", "done", "user"],
+        ["system", "users.create", "done", "system"],
+    ];
+    assert_eq!(entries, expected, "{}", log.json);
+    let denied = admin.get("/api/v1/audit?actor=ada&outcome=refused");
+    assert_eq!(denied.data()[0]["request_id"], "denied-1");
+    assert_eq!(denied.data()[0]["address"], "127.0.0.1");
+    assert!(!log.json.to_string().contains(master.password()));
+    assert_eq!(admin.get("/api/v1/users").json["meta"]["total"], 2, "what was refused was done");
+}
+
+#[test]
+fn a_flood_of_strangers_does_not_wash_the_audit_log_away() {
+    let master = Master::start();
+    for _ in 0..80 {
+        assert_eq!(master.anonymous().delete("/api/v1/nodes/a").status, 401);
+    }
+    let noted = master.admin().get("/api/v1/audit?outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 60, "the limit for strangers");
+}
