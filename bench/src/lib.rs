@@ -2,4 +2,5 @@
 //! mock origin in their own process. It is not part of the data plane and shares no code with it:
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
+pub mod floor;
 pub mod origin;

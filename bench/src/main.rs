@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bench::floor::{self, FloorArgs};
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Runs the mock LLM origin until SIGTERM or SIGINT.
     Origin(OriginArgs),
+    /// Relays bytes in one thread, as bare as can be: the limit that proxies are measured against.
+    Floor(FloorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -44,12 +47,14 @@ struct OriginArgs {
 /// Exit codes are those of all our programs: 0 good, 1 failed at run time, 2 unusable arguments.
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
-    let Command::Origin(args) = command;
-    let defaults = match knobs(&args.knobs) {
-        Ok(defaults) => defaults,
-        Err(error) => return fail(&error, 2),
+    let result = match command {
+        Command::Origin(args) => match knobs(&args.knobs) {
+            Ok(defaults) => origin(args, defaults),
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Floor(args) => floor::run(&args).context("the relay failed"),
     };
-    match origin(args, defaults) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
