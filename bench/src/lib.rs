@@ -3,4 +3,6 @@
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
 pub mod floor;
+pub mod load;
 pub mod origin;
+pub mod record;
