@@ -2,7 +2,12 @@
 //! mock origin in their own process. It is not part of the data plane and shares no code with it:
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
+pub mod compare;
+pub mod contest;
 pub mod floor;
+pub mod host;
 pub mod load;
 pub mod origin;
 pub mod record;
+pub mod report;
+mod sched;

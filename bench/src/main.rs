@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bench::compare::{self, CompareArgs};
 use bench::floor::{self, FloorArgs};
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Command {
     Origin(OriginArgs),
     /// Relays bytes in one thread, as bare as can be: the limit that proxies are measured against.
     Floor(FloorArgs),
+    /// Measures the data plane beside other proxies in interleaved rounds, and writes a report.
+    Compare(CompareArgs),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
             Err(error) => return fail(&error, 2),
         },
         Command::Floor(args) => floor::run(&args).context("the relay failed"),
+        Command::Compare(args) => compare::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

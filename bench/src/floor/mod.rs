@@ -22,7 +22,7 @@ const BACKLOG: i32 = 4096;
 const CHUNK_SIZE: usize = 32 * 1024;
 
 /// How a relay asks the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum Kind {
     /// A bare io_uring with multishot receive into provided buffers.
     Ring,

@@ -1,0 +1,83 @@
+//! What the scheduler knows of a process or thread: time on a CPU and time spent waiting for one, from `schedstat`
+//! (tick-based `utime` is off by a factor of two at this scale), and where it may run.
+
+use std::fs;
+use std::io;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// CPU numbers beyond do not fit the kernel's default set.
+pub(crate) const CPUS_MAX: u32 = 1024;
+
+/// Nanoseconds since the thread or process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// On a CPU.
+    pub(crate) ran_ns: u64,
+    /// Ready to run, with the CPU given to somebody else.
+    pub(crate) waited_ns: u64,
+}
+
+impl Usage {
+    /// What came on top of an earlier reading.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            ran_ns: self.ran_ns.saturating_sub(before.ran_ns),
+            waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
+        }
+    }
+}
+
+/// Of the calling thread.
+pub(crate) fn of_this_thread() -> io::Result<Usage> {
+    parse(&fs::read_to_string("/proc/thread-self/schedstat")?)
+}
+
+/// Of a process: the sum over its living threads.
+pub(crate) fn of_process(pid: u32) -> io::Result<Usage> {
+    let mut sum = Usage::default();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        let usage = parse(&text)?;
+        sum.ran_ns += usage.ran_ns;
+        sum.waited_ns += usage.waited_ns;
+    }
+    Ok(sum)
+}
+
+/// Lets the calling thread, and the threads it starts later, run on one CPU only.
+pub(crate) fn pin_this_thread(cpu: u32) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu as usize);
+    Ok(sched_setaffinity(None, &cpus)?)
+}
+
+fn parse(text: &str) -> io::Result<Usage> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse::<u64>);
+    match (fields.next(), fields.next()) {
+        (Some(Ok(ran_ns)), Some(Ok(waited_ns))) => Ok(Usage { ran_ns, waited_ns }),
+        _ => Err(io::Error::other("the kernel keeps no schedstat (CONFIG_SCHED_INFO)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_shows_in_the_account_of_thread_and_process() {
+        let (thread, process) = (of_this_thread().unwrap(), of_process(std::process::id()).unwrap());
+        let mut sum = 0_u64;
+        while of_this_thread().unwrap().since(thread).ran_ns < 1_000_000 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(of_process(std::process::id()).unwrap().since(process).ran_ns >= 1_000_000);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_no_account() {
+        assert!(of_process(u32::MAX).is_err());
+        assert!(parse("7").is_err() && parse("a b c").is_err());
+    }
+}
