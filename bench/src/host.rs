@@ -9,6 +9,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use serde::{Deserialize, Serialize};
 
+use crate::memory::kilobytes;
+
 /// The kernel settings that a report quotes; those that this kernel lacks are left out.
 const SYSCTLS: [&str; 12] = [
     "kernel.io_uring_disabled",
@@ -89,9 +91,7 @@ fn cpu_model() -> Option<String> {
 }
 
 fn memory_field(name: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, name)
 }
 
 #[cfg(test)]

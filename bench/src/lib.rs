@@ -4,10 +4,14 @@
 
 pub mod compare;
 pub mod contest;
+mod dial;
 pub mod floor;
+mod histogram;
 pub mod host;
 pub mod load;
+mod memory;
 pub mod origin;
+mod pattern;
 pub mod record;
 pub mod report;
 mod sched;

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use bench::compare::{self, CompareArgs};
 use bench::floor::{self, FloorArgs};
+use bench::load::Unusable;
+use bench::load::cli::LoadArgs;
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +28,11 @@ enum Command {
     Floor(FloorArgs),
     /// Measures the data plane beside other proxies in interleaved rounds, and writes a report.
     Compare(CompareArgs),
+    /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
+    Load(LoadArgs),
+    /// One process of `load`.
+    #[command(hide = true)]
+    LoadWorker,
 }
 
 #[derive(Debug, Args)]
@@ -50,14 +57,33 @@ struct OriginArgs {
 /// Exit codes are those of all our programs: 0 good, 1 failed at run time, 2 unusable arguments.
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
-    let result = match command {
-        Command::Origin(args) => match knobs(&args.knobs) {
-            Ok(defaults) => origin(args, defaults),
-            Err(error) => return fail(&error, 2),
-        },
-        Command::Floor(args) => floor::run(&args).context("the relay failed"),
-        Command::Compare(args) => compare::run(&args),
+    match command {
+        Command::Origin(args) => run_origin(args),
+        Command::Floor(args) => exit(floor::run(&args).context("the relay failed")),
+        Command::Compare(args) => exit(compare::run(&args)),
+        Command::Load(args) => run_load(&args),
+        Command::LoadWorker => exit(bench::load::worker()),
+    }
+}
+
+fn run_load(args: &LoadArgs) -> ExitCode {
+    match bench::load::load(args) {
+        Ok(record) if record.is_good() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(error) if error.is::<Unusable>() => fail(&error, 2),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn run_origin(args: OriginArgs) -> ExitCode {
+    let defaults = match knobs(&args.knobs) {
+        Ok(defaults) => defaults,
+        Err(error) => return fail(&error, 2),
     };
+    exit(origin(args, defaults))
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),

@@ -132,7 +132,7 @@ pub enum Arrivals {
 pub struct Requests {
     /// Whose time came within the run.
     pub intended: u64,
-    /// Written to a connection.
+    /// Begun on a connection, or on an attempt to open one.
     pub sent: u64,
     /// Answered as they should be.
     pub completed: u64,
@@ -145,6 +145,8 @@ pub struct Requests {
     /// Never written, because no connection became free in time. They count with the time that they had waited in
     /// `latency_us`, and under `--overload` they are not counted as failed.
     pub unsent: u64,
+    /// Failures before the measured time. They are in `failures` and fail the run, and are in no other count.
+    pub failed_in_warmup: u64,
 }
 
 /// Why a request failed.

@@ -307,10 +307,12 @@ mod tests {
         let mut tally = Tally::new(case("get-64"), everybody);
         for round in 1..=2 {
             for contestant in tally.standing() {
-                let result = match contestant {
-                    Contestant::Nginx => Err(Fault::Missing("no nginx".to_owned())),
-                    Contestant::Haproxy if round == 2 => Err(Fault::Died("signal: 9".to_owned())),
-                    _ => Ok(measured(Figure::CpuPerRequestUs, 9.0)),
+                let result = if contestant == Contestant::Nginx {
+                    Err(Fault::Missing("no nginx".to_owned()))
+                } else if contestant == Contestant::Haproxy && round == 2 {
+                    Err(Fault::Died("signal: 9".to_owned()))
+                } else {
+                    Ok(measured(Figure::CpuPerRequestUs, 9.0))
                 };
                 tally.add(contestant, round, result, None);
             }

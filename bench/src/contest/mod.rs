@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use process::{Memory, Process};
+pub use process::Process;
 pub use program::Program;
 pub use running::{Running, ask, free_address, start_origin};
 

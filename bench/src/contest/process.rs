@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::Fault;
+use crate::memory::Memory;
 use crate::sched::{self, Usage};
 
 /// How long a process may take to end when it is asked to; then it is killed.
@@ -24,15 +25,6 @@ const LOG_TAIL: usize = 300;
 pub struct Process {
     child: Child,
     log: PathBuf,
-}
-
-/// Resident memory of a process and its children, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Now.
-    pub resident: u64,
-    /// At most since each began.
-    pub peak: u64,
 }
 
 impl Process {
@@ -74,15 +66,9 @@ impl Process {
         })
     }
 
-    /// Resident memory of all of them.
-    pub fn memory(&self) -> Memory {
-        self.pids().into_iter().fold(Memory::default(), |sum, pid| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            Memory {
-                resident: sum.resident + field_bytes(&status, "VmRSS:"),
-                peak: sum.peak + field_bytes(&status, "VmHWM:"),
-            }
-        })
+    /// Resident memory of all of them, what they share counted once, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.pids().into_iter().filter_map(|pid| Memory::of(pid).ok()).map(|memory| memory.pss).sum()
     }
 
     /// # Errors
@@ -180,13 +166,6 @@ fn parents() -> Vec<(u32, u32)> {
     .collect()
 }
 
-/// A field of `/proc/PID/status` that is written in kB.
-fn field_bytes(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>();
-    kilobytes.unwrap_or(0) * 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,7 +199,7 @@ mod tests {
         let (_dir, mut process) = shell("sleep 60 & sleep 60 & wait");
         wait_until(|| process.pids().len() == 3);
         let children = process.pids();
-        assert!(process.memory().resident > 0 && process.memory().peak >= process.memory().resident);
+        assert!(process.memory() > 0);
         assert!(process.check().is_ok());
         process.stop();
         assert!(process.check().is_err());

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Contestant, Fault, Process, Program, Seat};
+use crate::pattern;
 
 /// How long a contestant may take to be ready. All take far less; a loaded machine gets the benefit of the doubt.
 const READY_TIME: Duration = Duration::from_secs(10);
@@ -17,8 +18,6 @@ const READY_STEP: Duration = Duration::from_millis(10);
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// What is asked for: more than a head and less than a buffer, with every byte known.
 const QUESTION_BYTES: usize = 4000;
-/// Period of the bytes that the origin sends.
-const PATTERN_PERIOD: usize = 251;
 
 /// A contestant that has answered rightly. It is stopped when it is dropped.
 #[derive(Debug)]
@@ -83,9 +82,10 @@ pub fn ask(address: SocketAddr) -> Result<(), Fault> {
         }
         Err(error) => return Err(Fault::Wrong(format!("no HTTP: {error}"))),
     };
-    let wanted = (0..QUESTION_BYTES).map(|at| (at % PATTERN_PERIOD) as u8);
     match head.code {
-        Some(200) if answer[begin..].iter().copied().eq(wanted) => Ok(()),
+        Some(200) if answer.len() - begin == QUESTION_BYTES && pattern::matches(0, &answer[begin..]) => {
+            Ok(())
+        }
         Some(200) => Err(Fault::Wrong("another body than the origin's".to_owned())),
         // The origin's end is not found yet.
         Some(status @ 502..=504) => Err(Fault::NotReady(format!("status {status}"))),

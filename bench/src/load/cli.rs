@@ -206,6 +206,30 @@ pub struct Common {
     pub quiet: bool,
 }
 
+impl ScenarioArgs {
+    /// The flags that every scenario has.
+    pub(crate) fn common(&self) -> &Common {
+        match self {
+            Self::Get(args) | Self::Churn(args) => &args.common,
+            Self::Post(args) => &args.common,
+            Self::Sse(args) => &args.common,
+            Self::Body(args) => &args.common,
+            Self::Tcp(args) => &args.common,
+        }
+    }
+
+    /// Streams have none: they begin over their ramp, and the origin paces them.
+    pub(crate) fn pacing(&self) -> Option<&Pacing> {
+        match self {
+            Self::Get(args) | Self::Churn(args) => Some(&args.pacing),
+            Self::Post(args) => Some(&args.pacing),
+            Self::Sse(_) => None,
+            Self::Body(args) => Some(&args.pacing),
+            Self::Tcp(args) => Some(&args.pacing),
+        }
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a duration such as 250ms, 2s or 1m".to_owned())
 }

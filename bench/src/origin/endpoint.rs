@@ -2,7 +2,6 @@
 //! (`stream`) and the origin's own controls (`control`). Faults that replace the answer come first.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::json;
@@ -15,19 +14,13 @@ use super::request::BodyLength;
 use super::response::{Framing, Head};
 use super::route::Route;
 use super::{anthropic, control, openai, sse};
+use crate::pattern;
 
 /// Largest `/bytes/{n}`.
 const BYTES_MAX: u64 = 1 << 30;
 
 /// Piece of `/bytes/{n}` unless the knob `chunk` says otherwise.
 const BYTES_CHUNK: usize = 64 << 10;
-
-/// Period of the content of `/bytes/{n}`: a prime, so that a lost or doubled block shows.
-const PATTERN_PERIOD: usize = 251;
-
-/// Byte `i` of `/bytes/{n}` is `i mod 251`; long enough that any piece can be cut out of it.
-static PATTERN: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..=250_u8).cycle().take((1 << 20) + PATTERN_PERIOD).collect());
 
 /// Largest body that `/echo` shows in its answer; longer ones are only counted.
 const ECHO_SHOWN_MAX: usize = 16 << 10;
@@ -133,6 +126,9 @@ async fn echo_raw(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
 }
 
 async fn upload(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
+    if exchange.knobs.pattern {
+        return upload_of_pattern(exchange).await;
+    }
     if !exchange.knobs.sha256 {
         exchange.read_body_first().await?;
         let answer = json!({ "bytes": exchange.body.received });
@@ -143,6 +139,17 @@ async fn upload(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
         digest.update(&piece);
     }
     let answer = json!({ "bytes": exchange.body.received, "sha256": hex(&digest.finalize()) });
+    exchange.respond(Head::json(200), answer.to_string().as_bytes()).await
+}
+
+/// Compares the body with what `/bytes/{n}` would send: as good a check as a hash, at the price of a comparison.
+async fn upload_of_pattern(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
+    let (mut at, mut intact) = (0, true);
+    while let Some(piece) = exchange.next_piece().await? {
+        intact &= pattern::matches(at, &piece);
+        at += piece.len() as u64;
+    }
+    let answer = json!({ "bytes": exchange.body.received, "pattern": intact });
     exchange.respond(Head::json(200), answer.to_string().as_bytes()).await
 }
 
@@ -162,7 +169,7 @@ async fn bytes(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
     };
     let chunk = knobs.chunk.unwrap_or(BYTES_CHUNK);
     if matches!(framing, Framing::Sized(_)) && total <= chunk as u64 && knobs.bytes_per_second.is_none() {
-        return exchange.respond(head, pattern(0, total, chunk)).await;
+        return exchange.respond(head, pattern::piece(0, total, chunk)).await;
     }
     exchange.start(head, framing).await?;
     let started = Instant::now();
@@ -172,18 +179,11 @@ async fn bytes(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
             let due = Duration::try_from_secs_f64(sent as f64 / rate as f64).unwrap_or(Duration::MAX);
             exchange.pause_until(after(started, due)).await?;
         }
-        let piece = pattern(sent, total, chunk);
+        let piece = pattern::piece(sent, total, chunk);
         exchange.write(piece).await?;
         sent += piece.len() as u64;
     }
     exchange.finish().await
-}
-
-/// The content from offset `from`, at most `chunk` bytes and not beyond `total`.
-fn pattern(from: u64, total: u64, chunk: usize) -> &'static [u8] {
-    let start = (from % PATTERN_PERIOD as u64) as usize;
-    let length = usize::try_from(total - from).map_or(chunk, |left| left.min(chunk));
-    &PATTERN[start..start + length]
 }
 
 async fn status(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
@@ -215,18 +215,4 @@ async fn early_hints(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_piece_of_the_pattern_counts_modulo_251() {
-        for (from, total, chunk) in [(0, 10, 4), (250, 1 << 20, 1 << 20), (12_345, 12_346, 100), (7, 7, 9)] {
-            let piece = pattern(from, total, chunk);
-            assert_eq!(piece.len() as u64, (total - from).min(chunk as u64));
-            assert!(piece.iter().zip(from..).all(|(byte, at)| u64::from(*byte) == at % 251));
-        }
-    }
 }

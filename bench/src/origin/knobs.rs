@@ -38,6 +38,8 @@ pub const NAMES: &[&str] = &[
     "bytes_per_second",
     "raw",
     "sha256",
+    "pattern",
+    "hold",
 ];
 
 /// How one request is to be answered. The default is a well-behaved origin: 16 tokens at 100 a second.
@@ -95,6 +97,10 @@ pub struct Knobs {
     pub raw: bool,
     /// `/upload`: hash the body.
     pub sha256: bool,
+    /// `/upload`: compare the body with the content of `/bytes/{n}`.
+    pub pattern: bool,
+    /// Keep back tokens until there are this many, and write them together: the mistake that a buffering proxy makes.
+    pub hold: Option<u64>,
 }
 
 /// When a request body is read, in relation to its response.
@@ -159,6 +165,8 @@ impl Default for Knobs {
             bytes_per_second: None,
             raw: false,
             sha256: false,
+            pattern: false,
+            hold: None,
         }
     }
 }
@@ -197,6 +205,8 @@ impl Knobs {
             "bytes_per_second" => self.bytes_per_second = Some(knob.size()?.max(1)),
             "raw" => self.raw = knob.flag()?,
             "sha256" => self.sha256 = knob.flag()?,
+            "pattern" => self.pattern = knob.flag()?,
+            "hold" => self.hold = Some(knob.count()?.max(1)),
             _ => return Err(KnobError::Unknown { name: name.to_owned() }),
         }
         Ok(())

@@ -129,8 +129,13 @@ impl Exchange<'_> {
 
     /// One stream event: a piece of the body that is counted.
     pub(crate) async fn event(&mut self, event: &[u8]) -> Result<(), Ended> {
-        self.write(event).await?;
-        self.connection.worker.ledger.event_sent();
+        self.events(event, 1).await
+    }
+
+    /// Stream events that go out together, in one piece.
+    pub(crate) async fn events(&mut self, events: &[u8], count: u64) -> Result<(), Ended> {
+        self.write(events).await?;
+        self.connection.worker.ledger.events_sent(count);
         Ok(())
     }
 

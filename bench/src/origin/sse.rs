@@ -26,11 +26,13 @@ pub(crate) async fn events(exchange: &mut Exchange<'_>) -> Result<(), Ended> {
 }
 
 impl Events {
-    /// `id: 7`, and data with `seq`, `ns` (`CLOCK_MONOTONIC`, read now) and a filler up to the size.
+    /// `id: 7`, and data with `seq`, `ns` (`CLOCK_MONOTONIC`, read now) and a filler up to the size, behind what
+    /// `event` holds already.
     pub(crate) fn token(&self, index: u64, event: &mut Vec<u8>) {
+        let start = event.len();
         // Writing to a Vec cannot fail.
         let _ = write!(event, "id: {index}\ndata: {{\"seq\":{index},\"ns\":{},\"pad\":\"", monotonic_ns());
-        let filled = self.size.saturating_sub(TAIL.len()).max(event.len());
+        let filled = (start + self.size).saturating_sub(TAIL.len()).max(event.len());
         event.resize(filled, b'.');
         event.extend_from_slice(TAIL);
     }
@@ -48,8 +50,10 @@ mod tests {
     #[test]
     fn an_event_has_its_size_its_number_and_a_time() {
         let mut event = Vec::new();
+        Events { size: 120 }.token(6, &mut event);
         Events { size: 120 }.token(7, &mut event);
-        assert_eq!(event.len(), 120);
+        assert_eq!(event.len(), 240);
+        let event = event.split_off(120);
         let text = String::from_utf8(event).unwrap();
         let data = text.strip_prefix("id: 7\ndata: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap();
         let value: serde_json::Value = serde_json::from_str(data).unwrap();

@@ -295,8 +295,8 @@ impl Ledger {
         self.truncated.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn event_sent(&self) {
-        self.events.fetch_add(1, Relaxed);
+    pub(crate) fn events_sent(&self, count: u64) {
+        self.events.fetch_add(count, Relaxed);
     }
 
     /// Zeroes what counts up; what is open or in flight stays.

@@ -59,7 +59,7 @@ impl Dialect {
 }
 
 /// Sends `tokens` tokens, each due at its own time counted from the first: a late one does not delay
-/// the next, so the pace does not drift. Every event is one write.
+/// the next, so the pace does not drift. Every event is one write, unless the knob `hold` makes one of several.
 pub(crate) async fn send(exchange: &mut Exchange<'_>, dialect: &Dialect, tokens: u64) -> Result<(), Ended> {
     let head = Head::new(200)
         .field("Content-Type", "text/event-stream; charset=utf-8")
@@ -88,8 +88,14 @@ pub(crate) async fn send(exchange: &mut Exchange<'_>, dialect: &Dialect, tokens:
 async fn send_tokens(exchange: &mut Exchange<'_>, dialect: &Dialect, tokens: u64) -> Result<bool, Ended> {
     let knobs = exchange.knobs;
     let mut first_due = Instant::now();
-    let mut event = Vec::new();
+    let (mut events, mut held) = (Vec::new(), 0);
     for index in 0..=tokens {
+        let held_enough = held >= knobs.hold.unwrap_or(1) || index == tokens;
+        if held_enough || knobs.stall_at == Some(index) || knobs.error_event == Some(index) {
+            exchange.events(&events, held).await?;
+            events.clear();
+            held = 0;
+        }
         if knobs.stall_at == Some(index) {
             let stalled = Instant::now();
             stall(exchange, &knobs).await?;
@@ -102,9 +108,8 @@ async fn send_tokens(exchange: &mut Exchange<'_>, dialect: &Dialect, tokens: u64
             break;
         }
         exchange.pause_until(after(first_due, knobs.token_offset(index))).await?;
-        event.clear();
-        dialect.token(index, &mut event);
-        exchange.event(&event).await?;
+        dialect.token(index, &mut events);
+        held += 1;
     }
     Ok(true)
 }
