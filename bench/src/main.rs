@@ -70,8 +70,7 @@ fn run_load(args: &LoadArgs) -> ExitCode {
     match bench::load::load(args) {
         Ok(record) if record.is_good() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(1),
-        Err(error) if error.is::<Unusable>() => fail(&error, 2),
-        Err(error) => fail(&error, 1),
+        Err(error) => exit(Err(error)),
     }
 }
 
@@ -86,6 +85,7 @@ fn run_origin(args: OriginArgs) -> ExitCode {
 fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unusable>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }

@@ -13,11 +13,12 @@ mod tool;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::contest::{Contestant, Fault};
 use crate::host::{self, Host};
+use crate::load::Unusable;
 use crate::origin::parse_duration;
 use crate::report::{Entrant, FORMAT, ROUNDS_MIN, Report, Settings};
 
@@ -31,6 +32,8 @@ const QUICK_ROUNDS: u32 = 3;
 /// Measured time of a run, and that of `--quick`. A second of a small row is some 50,000 requests.
 const DURATION: Duration = Duration::from_millis(1500);
 const QUICK_DURATION: Duration = Duration::from_secs(1);
+const NEEDS_TWO_CPUS: &str =
+    "a comparison needs two CPUs: one for the proxies, one for the load and the origin";
 /// Enough for pools and caches to fill.
 const WARMUP: Duration = Duration::from_millis(300);
 
@@ -73,7 +76,7 @@ pub struct CompareArgs {
 /// missing or fails is the report's matter and no error.
 ///
 /// # Errors
-/// There is nothing to compare, no second CPU, no origin, or the report cannot be written.
+/// [`Unusable`] (exit code 2) for arguments that cannot be used; the origin has failed, or the report cannot be written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let host = Host::read();
     let settings = settings(args, &host)?;
@@ -102,15 +105,11 @@ impl CompareArgs {
     }
 }
 
-fn settings(args: &CompareArgs, host: &Host) -> anyhow::Result<Settings> {
+fn settings(args: &CompareArgs, host: &Host) -> Result<Settings, Unusable> {
     let cpu = |asked: Option<u32>, index: usize| match asked {
         Some(cpu) if host.cpus.contains(&cpu) => Ok(cpu),
-        Some(cpu) => bail!("this process may not use CPU {cpu}, only {:?}", host.cpus),
-        None => host
-            .cpus
-            .get(index)
-            .copied()
-            .context("a comparison needs two CPUs: one for the proxies, one for the load and the origin"),
+        Some(cpu) => Err(Unusable(format!("this process may not use CPU {cpu}, only {:?}", host.cpus))),
+        None => host.cpus.get(index).copied().ok_or_else(|| Unusable(NEEDS_TWO_CPUS.to_owned())),
     };
     let rounds = args.rounds.unwrap_or(if args.quick { QUICK_ROUNDS } else { ROUNDS_MIN });
     Ok(Settings {
@@ -124,12 +123,12 @@ fn settings(args: &CompareArgs, host: &Host) -> anyhow::Result<Settings> {
 }
 
 /// The cases that were asked for, in the order of the table.
-fn cases(args: &CompareArgs) -> anyhow::Result<Vec<&'static Case>> {
+fn cases(args: &CompareArgs) -> Result<Vec<&'static Case>, Unusable> {
     let is_named = |case: &Case, row: &String| *row == case.name || *row == case.number.to_string();
     if let Some(unknown) = args.rows.iter().find(|row| !CASES.iter().any(|case| is_named(case, row))) {
         let known: Vec<String> =
             CASES.iter().map(|case| format!("{} ({})", case.number, case.name)).collect();
-        bail!("there is no row {unknown:?}; the rows are {}", known.join(", "));
+        return Err(Unusable(format!("there is no row {unknown:?}; the rows are {}", known.join(", "))));
     }
     let is_asked_for = |case: &&Case| {
         if args.rows.is_empty() {

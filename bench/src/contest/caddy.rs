@@ -16,7 +16,6 @@ pub(super) fn config(seat: &Seat) -> String {
         "{{
 	admin off
 	auto_https off
-	persist_config off
 	log {{
 		output discard
 	}}
