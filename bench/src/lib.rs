@@ -5,12 +5,15 @@
 pub mod compare;
 pub mod contest;
 mod dial;
+pub mod echo;
 pub mod floor;
 mod histogram;
 pub mod host;
+pub mod idle;
 pub mod load;
 mod memory;
 pub mod origin;
+mod output;
 mod pattern;
 pub mod record;
 pub mod report;

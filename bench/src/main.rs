@@ -1,13 +1,17 @@
 //! `millrace-bench`: the programs that load the data plane and stand in for a model server.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bench::compare::{self, CompareArgs};
+use bench::echo::Echo;
 use bench::floor::{self, FloorArgs};
-use bench::load::Unusable;
+use bench::idle::cli::IdleArgs;
+use bench::idle::idle;
 use bench::load::cli::LoadArgs;
+use bench::load::{Unusable, load};
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,9 +32,13 @@ enum Command {
     Floor(FloorArgs),
     /// Measures the data plane beside other proxies in interleaved rounds, and writes a report.
     Compare(CompareArgs),
+    /// Runs a TCP server that sends back whatever comes, until SIGTERM or SIGINT.
+    Echo(EchoArgs),
     /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
     Load(LoadArgs),
-    /// One process of `load`.
+    /// Holds many connections open and measures what they cost the proxy.
+    Idle(IdleArgs),
+    /// One process of `load` or `idle`.
     #[command(hide = true)]
     LoadWorker,
 }
@@ -54,22 +62,35 @@ struct OriginArgs {
     port_file: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct EchoArgs {
+    /// Port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8001")]
+    listen: SocketAddr,
+    /// Writes the port to this file when it is ready.
+    #[arg(long, value_name = "FILE")]
+    port_file: Option<PathBuf>,
+}
+
 /// Exit codes are those of all our programs: 0 good, 1 failed at run time, 2 unusable arguments.
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     match command {
         Command::Origin(args) => run_origin(args),
         Command::Floor(args) => exit(floor::run(&args).context("the relay failed")),
+        Command::Echo(args) => exit(echo(&args)),
+        Command::Load(args) => finish(load(&args).map(|record| record.is_good())),
+        Command::Idle(args) => finish(idle(&args).map(|record| record.valid && !record.failed)),
         Command::Compare(args) => exit(compare::run(&args)),
-        Command::Load(args) => run_load(&args),
         Command::LoadWorker => exit(bench::load::worker()),
     }
 }
 
-fn run_load(args: &LoadArgs) -> ExitCode {
-    match bench::load::load(args) {
-        Ok(record) if record.is_good() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(1),
+/// A measurement that failed or is invalid must not pass for one that can be used.
+fn finish(is_good: anyhow::Result<bool>) -> ExitCode {
+    match is_good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => exit(Err(error)),
     }
 }
@@ -99,9 +120,7 @@ fn origin(args: OriginArgs, defaults: Knobs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        // Before anything listens, so that no signal finds its default action.
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let stopped = stop_signal()?;
         let origin = Origin::start(options)?;
         if let Some(file) = &args.port_file {
             write_port(&origin, file)?;
@@ -109,21 +128,52 @@ fn origin(args: OriginArgs, defaults: Knobs) -> anyhow::Result<()> {
         for address in origin.addresses() {
             println!("origin listening on {address}");
         }
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stopped.await;
         origin.stop().context("the origin failed")
     })
 }
 
-/// Written under another name and moved, so that a reader never sees an empty file.
-fn write_port(origin: &Origin, file: &std::path::Path) -> anyhow::Result<()> {
+fn echo(args: &EchoArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stopped = stop_signal()?;
+        let echo = Echo::bind(args.listen).await;
+        let echo = echo.with_context(|| format!("cannot listen on {}", args.listen))?;
+        let address = echo.address()?;
+        if let Some(file) = &args.port_file {
+            write_number(address.port(), file)?;
+        }
+        println!("echo listening on {address}");
+        tokio::select! {
+            () = echo.serve() => {}
+            () = stopped => {}
+        }
+        Ok(())
+    })
+}
+
+/// Resolves on SIGTERM or SIGINT. Made before anything listens, so that no signal finds its default action.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn write_port(origin: &Origin, file: &Path) -> anyhow::Result<()> {
     let port = origin.addresses().iter().find_map(|address| match address {
         Address::Tcp(address) => Some(address.port()),
         Address::Unix(_) => None,
     });
     let port = port.context("--port-file needs a TCP address")?;
+    write_number(port, file)
+}
+
+/// Written under another name and moved, so that a reader never sees an empty file.
+fn write_number(port: u16, file: &Path) -> anyhow::Result<()> {
     let draft = file.with_extension("tmp");
     std::fs::write(&draft, format!("{port}\n"))
         .and_then(|()| std::fs::rename(&draft, file))

@@ -22,6 +22,30 @@ impl Memory {
     }
 }
 
+/// What the kernel could still give out, page cache included.
+pub(crate) fn available() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    kilobytes(&text, "MemAvailable:").ok_or_else(|| io::Error::other("the kernel tells no MemAvailable"))
+}
+
+/// What the memory cgroup of a process holds, the kernel's part included; `None` if it has none that can be read.
+pub(crate) fn of_cgroup(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let number = |file: String| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let path =
+        |line: &str, start: &str| line.strip_prefix(start).map(|path| path.trim_matches('/').to_owned());
+    let unified = text.lines().find_map(|line| path(line, "0::"));
+    let unified = unified.and_then(|path| number(format!("/sys/fs/cgroup/{path}/memory.current")));
+    // Version 1: `4:memory:/path`.
+    let first = text.lines().find_map(|line| path(line.split_once(':')?.1, "memory:"));
+    unified.or_else(|| number(format!("/sys/fs/cgroup/memory/{}/memory.usage_in_bytes", first?)))
+}
+
+/// Files that a process has open.
+pub(crate) fn open_files(pid: u32) -> io::Result<u64> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
 /// The name of a process in the kernel.
 pub(crate) fn name(pid: u32) -> io::Result<String> {
     Ok(fs::read_to_string(format!("/proc/{pid}/comm"))?.trim_end().to_owned())

@@ -191,6 +191,8 @@ pub struct Opened {
     pub connections: u64,
     /// Of these: in place of one that had ended.
     pub again: u64,
+    /// Ended by the server between two requests.
+    pub closed_while_idle: u64,
     /// From `connect` to established, during the run.
     pub connect_us: Option<Percentiles>,
 }
@@ -243,6 +245,73 @@ pub struct Watched {
     pub cpu_s: f64,
     /// Resident memory at the end.
     pub rss_bytes: u64,
+}
+
+/// The outcome of one `millrace-bench idle`: what open connections cost a proxy that has nothing to do for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdleRecord {
+    /// [`FORMAT`] of the program that wrote it.
+    pub format: u32,
+    /// URL.
+    pub target: String,
+    /// Connections that are idle after one request.
+    pub idle_connections: u32,
+    /// Connections that stream, besides.
+    pub streams: u32,
+    /// Pace of each stream.
+    pub events_per_second: f64,
+    /// Processes that hold the connections.
+    pub holders: u32,
+    /// Length of each of the two measurements, without and with streams.
+    pub hold_s: f64,
+    /// The processes under test.
+    pub proxies: Vec<IdleProxy>,
+    /// Growth of their PSS per idle connection.
+    pub user_bytes_per_idle_connection: f64,
+    /// Further growth of their PSS per stream.
+    pub user_bytes_per_stream: Option<f64>,
+    /// Shrinkage of `MemAvailable` per idle connection that no process of ours explains: the kernel's sockets at both
+    /// ends, since both are on this machine.
+    pub kernel_bytes_per_idle_connection: f64,
+    /// Growth of the memory cgroup of the first proxy per idle connection, if it has one; holders may be in it too.
+    pub cgroup_bytes_per_idle_connection: Option<f64>,
+    /// CPU of all proxies with every connection idle, in percent of one core.
+    pub idle_cpu_percent: f64,
+    /// The same with the streams running and the idle ones woken now and then.
+    pub streaming_cpu_percent: f64,
+    /// The same per event.
+    pub streaming_us_per_event: Option<f64>,
+    /// A request on the connection that has been idle for longest, from its intended time.
+    pub wake_us: Option<Percentiles>,
+    /// What the streams saw.
+    pub sse: Option<SseRecord>,
+    /// Connections that the proxy closed though it should have held them.
+    pub closed_while_idle: u64,
+    /// Failed requests and streams by reason.
+    pub failures: BTreeMap<Failure, u64>,
+    /// The first few failures in words.
+    pub failure_examples: Vec<String>,
+    /// Whether the figures tell of the proxy and not of the holders.
+    pub valid: bool,
+    /// Why not.
+    pub invalid_because: Vec<String>,
+    /// Whether a request failed, or a connection was lost.
+    pub failed: bool,
+}
+
+/// One process under test. Bytes: before the connections, with all of them idle, and with the streams running.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdleProxy {
+    /// Process.
+    pub pid: u32,
+    /// Its name in the kernel.
+    pub name: String,
+    /// Files that it had open with all connections idle: how the kernel spread them.
+    pub open_files: u64,
+    /// Resident memory.
+    pub rss_bytes: [u64; 3],
+    /// Resident memory, shared pages divided by those who share them.
+    pub pss_bytes: [u64; 3],
 }
 
 /// A histogram in short. Microseconds.

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use bench::origin::{Origin, OriginOptions};
 use bench::record::{Failure, LoadRecord, Mode};
@@ -149,25 +149,25 @@ fn churn_opens_a_connection_for_each_request() {
 
 #[test]
 fn tcp_messages_come_back() {
-    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = echo.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in echo.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut piece = [0; 4096];
-                while let Ok(count @ 1..) = stream.read(&mut piece) {
-                    stream.write_all(&piece[..count]).unwrap();
-                }
-            });
-        }
-    });
+    let folder = tempfile::tempdir().unwrap();
+    let port_file = folder.path().join("port");
+    let mut echo = Command::new(env!("CARGO_BIN_EXE_millrace-bench"));
+    echo.args(["echo", "--listen", "127.0.0.1:0", "--port-file"]).arg(&port_file).stdout(Stdio::null());
+    let mut echo = echo.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !port_file.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let port = std::fs::read_to_string(&port_file).unwrap();
+    let address = format!("127.0.0.1:{}", port.trim());
     let line = format!(
         "tcp --target tcp://{address} --rate 200 --size 10KiB --duration 300ms --warmup 0s --connections 4"
     );
     let (record, _) = load(&line);
     assert!(!record.failed, "{record:?}");
     assert_eq!((record.requests.completed, record.bytes.checked), (60, 60 * 10_240));
+    echo.kill().unwrap();
+    echo.wait().unwrap();
 }
 
 #[test]

@@ -143,10 +143,9 @@ pub struct TcpArgs {
 
 /// When requests are sent.
 #[derive(Clone, Debug, Args)]
-#[group(id = "loop", required = true, multiple = true, args = ["rate", "closed"])]
 pub struct Pacing {
     /// Open loop: arrivals a second over all processes, fixed before the run.
-    #[arg(long, conflicts_with = "closed")]
+    #[arg(long, conflicts_with = "closed", required_unless_present = "closed")]
     pub rate: Option<f64>,
     /// Closed loop: each connection sends its next request when it has its answer.
     #[arg(long)]
@@ -186,9 +185,9 @@ pub struct Common {
     /// CPUs that the processes are pinned to in turn, such as 1 or 2,3.
     #[arg(long, value_delimiter = ',')]
     pub cpus: Vec<u32>,
-    /// Connect from that many addresses, 127.0.0.1 and up: each has some 28,000 ports.
-    #[arg(long, default_value_t = 1)]
-    pub sources: u8,
+    /// Connect from that many addresses, 127.0.0.1 and up [default: one for each 10,000 connections].
+    #[arg(long)]
+    pub sources: Option<u8>,
     /// A header field of every request, such as 'Authorization: Bearer x'; may be given several times.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
@@ -230,7 +229,8 @@ impl ScenarioArgs {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration of the command line.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a duration such as 250ms, 2s or 1m".to_owned())
 }
 
@@ -258,6 +258,7 @@ mod tests {
         assert!(parse("get --target http://o --rate 10").is_ok());
         assert!(parse("get --target http://o --closed").is_ok());
         assert!(parse("get --target http://o").is_err());
+        assert!(parse("get --target http://o --connections 7").is_err());
         assert!(parse("get --target http://o --closed --rate 10").is_err());
     }
 

@@ -12,14 +12,14 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::dial::{Sources, dial, dial_and_wait};
+use crate::dial::{Sources, dial_and_wait};
 use crate::origin::monotonic_ns;
 use crate::record::Failure;
 use crate::sched;
 
 use super::exchange::{Answer, Message, Progress, Reading};
 use super::pace::Queue;
-use super::plan::Plan;
+use super::plan::{Plan, Times};
 use super::slot::{Read, Slot, Socket, Work};
 use super::tally::{Tally, Wrong};
 
@@ -74,6 +74,8 @@ pub(crate) struct Engine {
     resting: VecDeque<(u64, u32)>,
     /// There may be more to read, and no event will say so.
     unread: Vec<u32>,
+    sources: Sources,
+    times: Times,
     /// `None` in a closed loop.
     queue: Option<Queue>,
     buffer: Vec<u8>,
@@ -101,7 +103,9 @@ impl Engine {
             idle: (0..plan.connections).collect(),
             resting: VecDeque::new(),
             unread: Vec::new(),
-            queue: plan.schedule.clone().map(Queue::new),
+            queue: None,
+            sources: Sources::new(plan.sources),
+            times: Times::default(),
             buffer: vec![0; READ_SIZE],
             tally: Tally::default(),
             under_way: 0,
@@ -115,11 +119,19 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Runs from `start_ns` (`CLOCK_MONOTONIC`) to the end, and says now and then how far it is.
-    pub(crate) fn run(mut self, start_ns: u64, mut tell: impl FnMut(Standing)) -> io::Result<Tally> {
+    /// Runs from `start_ns` (`CLOCK_MONOTONIC`) to the end, and says now and then how far it is. The connections stay
+    /// open for the next run.
+    pub(crate) fn run(
+        &mut self,
+        start_ns: u64,
+        times: Times,
+        mut tell: impl FnMut(Standing),
+    ) -> io::Result<Tally> {
         self.start_ns = start_ns;
+        self.queue = times.schedule.clone().map(Queue::new);
+        self.times = times;
         let sweep_every = (self.plan.timeout_ns / 10).clamp(SWEEP_MIN_NS, SWEEP_MAX_NS);
-        let counted_from = start_ns + self.plan.warmup_ns;
+        let counted_from = start_ns + self.times.warmup_ns;
         let (mut next_sweep, mut next_tell) = (start_ns, start_ns + PROGRESS_EVERY_NS);
         let (mut woke_ns, mut usage) = (monotonic_ns(), None);
         let mut events = Vec::with_capacity(EVENTS_MAX);
@@ -158,9 +170,8 @@ impl Engine {
     fn open_all(&mut self) -> io::Result<()> {
         let patience = Duration::from_nanos(self.plan.timeout_ns);
         for index in 0..self.slots.len() {
-            let source = Sources { count: self.plan.sources }.of(index);
-            let socket = dial_and_wait(self.plan.target.address, source, patience).map_err(|error| {
-                let target = self.plan.target.address;
+            let target = self.plan.target.address;
+            let socket = dial_and_wait(&mut self.sources, target, patience).map_err(|error| {
                 io::Error::new(
                     error.kind(),
                     format!("cannot connect to {target} ({index} are open): {error}"),
@@ -207,14 +218,14 @@ impl Engine {
         let Some(queue) = &mut self.queue else { return };
         let tally = &mut self.tally;
         while let Some(at) = queue.admit(since_start) {
-            if at >= self.plan.warmup_ns {
+            if at >= self.times.warmup_ns {
                 tally.requests.intended += 1;
                 tally.lag.record_ns(since_start - at);
             }
         }
         while let Some(at) = queue.oldest_ns().filter(|at| since_start - at > self.plan.timeout_ns) {
             queue.take();
-            if at >= self.plan.warmup_ns {
+            if at >= self.times.warmup_ns {
                 tally.requests.unsent += 1;
                 tally.latency.record_ns(since_start - at);
             }
@@ -225,12 +236,12 @@ impl Engine {
     fn next_intended(&mut self, now: u64) -> Option<u64> {
         match &mut self.queue {
             Some(queue) => queue.take().map(|at| self.start_ns + at),
-            None => (now < self.start_ns + self.plan.sending_ends_ns()).then_some(now),
+            None => (now < self.start_ns + self.times.sending_ends_ns()).then_some(now),
         }
     }
 
     fn begin(&mut self, index: u32, intended_ns: u64, now: u64) {
-        let counted = intended_ns >= self.start_ns + self.plan.warmup_ns;
+        let counted = intended_ns >= self.start_ns + self.times.warmup_ns;
         if counted {
             self.tally.requests.sent += 1;
             self.tally.requests.intended += u64::from(self.queue.is_none());
@@ -252,9 +263,8 @@ impl Engine {
     }
 
     fn connect(&mut self, index: u32) {
-        let source = Sources { count: self.plan.sources }.of(index as usize);
-        let dialled = dial(self.plan.target.address, source)
-            .and_then(|socket| self.register(index, &socket).map(|()| socket));
+        let dialled = self.sources.dial(self.plan.target.address);
+        let dialled = dialled.and_then(|socket| self.register(index, &socket).map(|()| socket));
         match dialled {
             Ok(socket) => self.slots[index as usize].socket = Socket::Connecting(socket),
             Err(error) => self.fail(index, connect_failed(&error)),
@@ -310,9 +320,7 @@ impl Engine {
             let count = match self.slots[index as usize].read(&mut self.buffer) {
                 Read::Nothing => return,
                 Read::Closed => return self.closed(index),
-                Read::Reset => {
-                    return self.fail(index, Wrong::new(Failure::Reset, "the connection was reset"));
-                }
+                Read::Reset => return self.reset(index),
                 Read::Bytes(count) => count,
             };
             self.tally.bytes.received += count as u64;
@@ -331,7 +339,7 @@ impl Engine {
     fn take(&mut self, index: u32, count: usize) -> bool {
         let now_ns = monotonic_ns();
         let Some(work) = &mut self.slots[index as usize].work else {
-            let counted = now_ns >= self.start_ns + self.plan.warmup_ns;
+            let counted = now_ns >= self.start_ns + self.times.warmup_ns;
             self.tally.fail(Wrong::new(Failure::Malformed, "bytes that nobody asked for"), counted);
             self.slots[index as usize].socket = Socket::None;
             return false;
@@ -359,6 +367,7 @@ impl Engine {
         let now_ns = monotonic_ns();
         let Some(work) = &mut slot.work else {
             slot.socket = Socket::None;
+            self.tally.closed_while_idle += 1;
             return;
         };
         let mut reading = Reading {
@@ -372,6 +381,11 @@ impl Engine {
             Ok(Progress::More) => {}
             Err(wrong) => self.fail(index, wrong),
         }
+    }
+
+    fn reset(&mut self, index: u32) {
+        self.tally.closed_while_idle += u64::from(self.slots[index as usize].work.is_none());
+        self.fail(index, Wrong::new(Failure::Reset, "the connection was reset"));
     }
 
     fn complete(&mut self, index: u32, answer: Answer, now: u64) {
@@ -449,14 +463,14 @@ impl Engine {
 
     /// In a closed loop an idle connection has something to do at once, until the end.
     fn closed_loop_begins(&self, now: u64) -> Option<u64> {
-        let ends = self.start_ns + self.plan.sending_ends_ns();
+        let ends = self.start_ns + self.times.sending_ends_ns();
         (self.queue.is_none() && now < ends).then_some(now.max(self.start_ns))
     }
 
     fn is_over(&self, now: u64) -> bool {
         let all_sent = match &self.queue {
             Some(queue) => queue.next_arrival_ns().is_none() && queue.waiting() == 0,
-            None => now >= self.start_ns + self.plan.sending_ends_ns(),
+            None => now >= self.start_ns + self.times.sending_ends_ns(),
         };
         all_sent && self.under_way == 0
     }
@@ -473,14 +487,14 @@ impl Engine {
         }
     }
 
-    fn account(mut self, begun: Option<(sched::Usage, u64)>) -> io::Result<Tally> {
+    fn account(&mut self, begun: Option<(sched::Usage, u64)>) -> io::Result<Tally> {
         if let Some((before, since_ns)) = begun {
             let used = sched::of_this_thread()?.since(before);
             (self.tally.ran_ns, self.tally.waited_ns) = (used.ran_ns, used.waited_ns);
             let elapsed_ns = monotonic_ns().saturating_sub(since_ns).max(1);
             self.tally.busy = (used.ran_ns + used.waited_ns) as f64 / elapsed_ns as f64;
         }
-        Ok(self.tally)
+        Ok(std::mem::take(&mut self.tally))
     }
 }
 

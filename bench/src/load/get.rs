@@ -9,6 +9,9 @@ use super::check::{Check, Exact};
 /// The path on the mock origin that costs it least.
 pub(crate) const PATH: &str = "/";
 
+/// What it answers there.
+pub(crate) const BODY: &[u8] = b"hello\n";
+
 /// What the answers must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Get {

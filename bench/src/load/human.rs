@@ -1,8 +1,9 @@
 //! The record of a load run as text for people, and the line that shows how far a run is.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 
-use crate::record::{LoadRecord, Mode, Percentiles};
+use crate::record::{Failure, LoadRecord, Mode, Percentiles};
 
 use super::engine::Standing;
 
@@ -57,7 +58,7 @@ fn write_text(record: &LoadRecord, text: &mut String) -> fmt::Result {
         requests.failed,
         requests.unsent
     )?;
-    writeln!(text, "           p50        p90        p99        p99.9      max        (µs)")?;
+    header(text)?;
     row(text, "latency", record.latency_us)?;
     row(text, "service", record.service_us)?;
     row(text, "rejected", record.rejected_us)?;
@@ -91,13 +92,23 @@ fn write_text(record: &LoadRecord, text: &mut String) -> fmt::Result {
     }
     figure(text, "µs of watched CPU per request", record.watched_us_per_request())?;
     figure(text, "µs of watched CPU per event", record.watched_us_per_event())?;
-    for (reason, count) in &record.failures {
+    faults(text, &record.failures, &record.failure_examples, &record.invalid_because)
+}
+
+/// What is wrong with a run.
+pub(crate) fn faults(
+    text: &mut String,
+    failures: &BTreeMap<Failure, u64>,
+    examples: &[String],
+    invalid_because: &[String],
+) -> fmt::Result {
+    for (reason, count) in failures {
         writeln!(text, "FAILED     {count} × {reason:?}")?;
     }
-    for example in &record.failure_examples {
+    for example in examples {
         writeln!(text, "           {example}")?;
     }
-    for reason in &record.invalid_because {
+    for reason in invalid_because {
         writeln!(text, "INVALID    {reason}")?;
     }
     Ok(())
@@ -107,7 +118,13 @@ fn figure(text: &mut String, what: &str, value: Option<f64>) -> fmt::Result {
     value.map_or(Ok(()), |value| writeln!(text, "           {value:.2} {what}"))
 }
 
-fn row(text: &mut String, name: impl Display, values: Option<Percentiles>) -> fmt::Result {
+/// What stands above the histograms.
+pub(crate) fn header(text: &mut String) -> fmt::Result {
+    writeln!(text, "           p50        p90        p99        p99.9      max        (µs)")
+}
+
+/// One histogram.
+pub(crate) fn row(text: &mut String, name: impl Display, values: Option<Percentiles>) -> fmt::Result {
     let Some(Percentiles { p50, p90, p99, p999, max, .. }) = values else { return Ok(()) };
     writeln!(text, "{name:<10} {p50:<10.1} {p90:<10.1} {p99:<10.1} {p999:<10.1} {max:<10.1}")
 }

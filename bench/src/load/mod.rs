@@ -14,38 +14,36 @@
 mod body;
 mod check;
 pub mod cli;
-mod engine;
+pub(crate) mod engine;
 mod exchange;
-mod get;
+pub(crate) mod get;
 mod h1;
-mod human;
-mod outcome;
-mod pace;
-mod plan;
+pub(crate) mod human;
+pub(crate) mod outcome;
+pub(crate) mod pace;
+pub(crate) mod plan;
 mod post;
-mod processes;
-mod scenario;
+pub(crate) mod processes;
+pub(crate) mod scenario;
 mod slot;
-mod sse;
-mod tally;
+pub(crate) mod sse;
+pub(crate) mod tally;
 mod tcp;
 
-use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-
-use anyhow::Context as _;
 
 pub use plan::Unusable;
 pub use processes::worker;
 
 use crate::memory::{self, Memory};
+use crate::output;
 use crate::record::{LoadRecord, Watched};
 use crate::sched::{self, Usage};
 
 use cli::{Common, LoadArgs};
 use engine::Standing;
 use plan::Plan;
-use processes::Watch;
+use processes::{Crew, Watch};
 
 /// Runs `load`: prints and writes what the arguments ask for, and gives the record back.
 ///
@@ -55,13 +53,13 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<LoadRecord> {
     let plan = Plan::new(&args.scenario)?;
     let common = args.scenario.common();
     let mut watcher = Watcher::new(common, &plan);
-    let tally = processes::run(&plan, &mut watcher)?;
+    let tally = Crew::start(&plan)?.run(&plan.times, &mut watcher)?;
     let record = outcome::record(&plan, tally, watcher.watched, common.lag_max);
     if let Some(path) = &common.json {
-        write_json(&record, path)?;
+        output::write_json(&record, path)?;
     }
     if !common.quiet && common.json.as_deref() != Some(Path::new("-")) {
-        print(&human::text(&record))?;
+        output::print(&human::text(&record))?;
     }
     Ok(record)
 }
@@ -81,8 +79,8 @@ impl<'a> Watcher<'a> {
             pids: &common.watch_pid,
             before: Vec::new(),
             watched: Vec::new(),
-            total_ns: plan.sending_ends_ns(),
-            shows_progress: !common.quiet && io::stderr().is_terminal(),
+            total_ns: plan.times.sending_ends_ns(),
+            shows_progress: !common.quiet && output::has_terminal(),
         }
     }
 }
@@ -94,8 +92,7 @@ impl Watch for Watcher<'_> {
 
     fn stands(&mut self, sum: Standing, elapsed_ns: u64) {
         if self.shows_progress {
-            // To the start of the line, and away with what is left of a longer one.
-            eprint!("\r{}\x1b[K", human::progress(sum, elapsed_ns, self.total_ns));
+            output::overwrite_line(&human::progress(sum, elapsed_ns, self.total_ns));
         }
     }
 
@@ -113,22 +110,5 @@ impl Watch for Watcher<'_> {
             let cpu_s = usage.since(*before).ran_ns as f64 / 1e9;
             self.watched.push(Watched { pid: *pid, name, cpu_s, rss_bytes: memory.rss });
         }
-    }
-}
-
-fn write_json(record: &impl serde::Serialize, path: &Path) -> anyhow::Result<()> {
-    let mut json = serde_json::to_string_pretty(record)?;
-    json.push('\n');
-    if path == Path::new("-") {
-        return print(&json);
-    }
-    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// A reader that went away (`load … | head`) is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("stdout"),
-        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use crate::record::{FORMAT, Failure, Generator, LoadRecord, Mode, Opened, Percen
 
 use super::plan::Plan;
 use super::scenario::Scenario;
-use super::tally::Tally;
+use super::tally::{Events, Tally};
 
 /// Share of time, running or ready to run, above which a generator process had no time left. A closed loop then
 /// measured the generator; in an open loop its times cannot be trusted.
@@ -44,21 +44,13 @@ pub(crate) fn record(plan: &Plan, mut tally: Tally, watched: Vec<Watched>, lag_m
         opened: Opened {
             connections: tally.connections,
             again: tally.connections_again,
+            closed_while_idle: tally.closed_while_idle,
             connect_us: tally.connect.percentiles(),
         },
         latency_us: tally.latency.percentiles(),
         service_us: tally.service.percentiles(),
         rejected_us: tally.rejected.percentiles(),
-        sse: matches!(plan.scenario, Scenario::Sse(_)).then(|| SseRecord {
-            events: tally.events.count,
-            same_read: tally.events.same_read,
-            merged: tally.events.merged,
-            ttft_us: tally.events.ttft.percentiles(),
-            gap_us: tally.events.gap.percentiles(),
-            delay_us: tally.events.delay.percentiles(),
-            lateness_us: tally.events.lateness.percentiles(),
-            origin_lateness_us: tally.events.origin_lateness.percentiles(),
-        }),
+        sse: matches!(plan.scenario, Scenario::Sse(_)).then(|| sse_record(&tally.events)),
         generator: Generator {
             cpu_s: tally.ran_ns as f64 / 1e9,
             wait_s: tally.waited_ns as f64 / 1e9,
@@ -73,7 +65,27 @@ pub(crate) fn record(plan: &Plan, mut tally: Tally, watched: Vec<Watched>, lag_m
     }
 }
 
-fn invalid_because(mode: Mode, busy: f64, lag: Option<Percentiles>, lag_max: Duration) -> Vec<String> {
+/// What the streams saw.
+pub(crate) fn sse_record(events: &Events) -> SseRecord {
+    SseRecord {
+        events: events.count,
+        same_read: events.same_read,
+        merged: events.merged,
+        ttft_us: events.ttft.percentiles(),
+        gap_us: events.gap.percentiles(),
+        delay_us: events.delay.percentiles(),
+        lateness_us: events.lateness.percentiles(),
+        origin_lateness_us: events.origin_lateness.percentiles(),
+    }
+}
+
+/// Why the figures are not those of the server; empty if they are.
+pub(crate) fn invalid_because(
+    mode: Mode,
+    busy: f64,
+    lag: Option<Percentiles>,
+    lag_max: Duration,
+) -> Vec<String> {
     let mut reasons = Vec::new();
     let percent = busy * 100.0;
     if busy > BUSY_MAX {

@@ -75,6 +75,20 @@ impl Queue {
     }
 }
 
+impl Schedule {
+    /// So many arrivals at equal distances over a time.
+    pub(crate) fn spread(count: u64, over_ns: u64) -> Self {
+        Self {
+            arrivals: Arrivals::Constant,
+            interval_ns: over_ns as f64 / count.max(1) as f64,
+            offset_ns: 0.0,
+            seed: 0,
+            until_ns: u64::MAX,
+            count_max: count,
+        }
+    }
+}
+
 impl Pace {
     pub(crate) fn new(schedule: Schedule) -> Self {
         let mut pace = Self { index: 0, at_ns: schedule.offset_ns, random: schedule.seed, schedule };
@@ -169,6 +183,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
         #[test]
         fn poisson_arrivals_have_their_rate_their_spread_and_their_seed(seed in any::<u64>()) {
             let wanted = schedule(Arrivals::Poisson, 20_000.0, seed);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::dial::{Sources, connections_max};
-use crate::record::{Arrivals, Asked, Mode};
+use crate::record::{Asked, Mode};
 use crate::sched::CPUS_MAX;
 
 use super::body::Body;
@@ -48,19 +48,26 @@ pub(crate) struct Target {
     pub(crate) shown: String,
 }
 
+/// When requests are sent. The same connections can be put through several such time tables, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Times {
+    /// `None` is a closed loop.
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) warmup_ns: u64,
+    /// Of the time in which requests are sent, without the warm-up.
+    pub(crate) duration_ns: u64,
+}
+
 /// A run, or one process' share of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) target: Target,
     pub(crate) headers: Vec<String>,
-    /// `None` is a closed loop.
-    pub(crate) schedule: Option<Schedule>,
+    pub(crate) times: Times,
     pub(crate) connections: u32,
     pub(crate) processes: u32,
     pub(crate) sources: u8,
-    pub(crate) duration_ns: u64,
-    pub(crate) warmup_ns: u64,
     pub(crate) timeout_ns: u64,
     pub(crate) overload: bool,
     pub(crate) cpus: Vec<u32>,
@@ -76,12 +83,10 @@ impl Plan {
         let mut plan = Self {
             target,
             headers: common.headers.clone(),
-            schedule: None,
+            times: Times { duration_ns: nanoseconds(common.duration), ..Times::default() },
             connections: 0,
             processes: common.processes,
-            sources: common.sources,
-            duration_ns: nanoseconds(common.duration),
-            warmup_ns: 0,
+            sources: 1,
             timeout_ns: nanoseconds(common.timeout),
             overload: false,
             cpus: common.cpus.clone(),
@@ -92,7 +97,9 @@ impl Plan {
             (None, ScenarioArgs::Sse(sse)) => plan.pace_streams(sse.streams, sse.ramp)?,
             (None, _) => return Err(unusable("the scenario has no pace")),
         }
-        if !(Sources { count: plan.sources }).reach(plan.target.address) {
+        let address = plan.target.address;
+        plan.sources = common.sources.unwrap_or_else(|| Sources::needed(plan.connections, address));
+        if !Sources::reach(plan.sources, address) {
             return Err(unusable("--sources: only a target on 127.0.0.0/8 is reached from 127.0.0.x"));
         }
         plan.check_connections()?;
@@ -101,7 +108,7 @@ impl Plan {
 
     /// What goes into the record.
     pub(crate) fn asked(&self) -> Asked {
-        let schedule = self.schedule.as_ref();
+        let schedule = self.times.schedule.as_ref();
         Asked {
             scenario: self.scenario.name().to_owned(),
             target: self.target.shown.clone(),
@@ -111,48 +118,33 @@ impl Plan {
             rate: schedule.map(|schedule| 1e9 / schedule.interval_ns),
             connections: self.connections,
             processes: self.processes,
-            duration_s: self.duration_ns as f64 / 1e9,
-            warmup_s: self.warmup_ns as f64 / 1e9,
+            duration_s: self.times.duration_ns as f64 / 1e9,
+            warmup_s: self.times.warmup_ns as f64 / 1e9,
         }
     }
 
-    /// What process `index` has to do: every so many-th arrival, and its part of the connections.
+    /// What process `index` has to do: its part of the connections.
     pub(crate) fn share(&self, index: u32) -> Self {
-        let part = |whole: u32| whole / self.processes + u32::from(index < whole % self.processes);
-        let mut share = self.clone();
-        share.connections = part(self.connections);
-        share.cpus = self.cpus.get(index as usize % self.cpus.len().max(1)).copied().into_iter().collect();
-        if let Some(schedule) = &mut share.schedule {
-            schedule.offset_ns = schedule.interval_ns * f64::from(index);
-            schedule.interval_ns *= f64::from(self.processes);
-            // Independent Poisson streams add up to one.
-            schedule.seed = schedule.seed.wrapping_add(u64::from(index).wrapping_mul(0x2545_f491_4f6c_dd1d));
-            if matches!(self.scenario, Scenario::Sse(_)) {
-                schedule.count_max = share.connections.into();
-            }
-        }
-        share
-    }
-
-    /// From the start of the run to the time at which the last request is to be sent.
-    pub(crate) fn sending_ends_ns(&self) -> u64 {
-        self.warmup_ns + self.duration_ns
+        let part = self.connections / self.processes + u32::from(index < self.connections % self.processes);
+        let cpu = self.cpus.get(index as usize % self.cpus.len().max(1)).copied();
+        let times = self.times.share(index, self.processes);
+        Self { connections: part, cpus: cpu.into_iter().collect(), times, ..self.clone() }
     }
 
     fn pace(&mut self, pacing: &Pacing) -> Result<(), Unusable> {
         self.connections = pacing.connections;
-        self.warmup_ns = nanoseconds(pacing.warmup);
+        self.times.warmup_ns = nanoseconds(pacing.warmup);
         self.overload = pacing.overload;
         let Some(rate) = pacing.rate else { return Ok(()) };
         if !(rate.is_finite() && rate > 0.0 && rate <= RATE_MAX) {
             return Err(unusable(format!("--rate {rate}: write arrivals a second, up to {RATE_MAX:e}")));
         }
-        self.schedule = Some(Schedule {
+        self.times.schedule = Some(Schedule {
             arrivals: pacing.arrivals,
             interval_ns: 1e9 / rate,
             offset_ns: 0.0,
             seed: pacing.seed,
-            until_ns: self.sending_ends_ns(),
+            until_ns: self.times.sending_ends_ns(),
             count_max: u64::MAX,
         });
         Ok(())
@@ -165,15 +157,8 @@ impl Plan {
         }
         self.connections = streams;
         let ramp_ns = nanoseconds(ramp).max(1);
-        self.schedule = Some(Schedule {
-            arrivals: Arrivals::Constant,
-            interval_ns: ramp_ns as f64 / f64::from(streams.max(1)),
-            offset_ns: 0.0,
-            seed: 0,
-            until_ns: u64::MAX,
-            count_max: streams.into(),
-        });
-        self.duration_ns = ramp_ns;
+        let schedule = Schedule::spread(streams.into(), ramp_ns);
+        self.times = Times { schedule: Some(schedule), warmup_ns: 0, duration_ns: ramp_ns };
         Ok(())
     }
 
@@ -195,8 +180,33 @@ impl Plan {
     }
 }
 
+impl Times {
+    /// From the start to the time at which the last request is to be sent.
+    pub(crate) fn sending_ends_ns(&self) -> u64 {
+        self.warmup_ns + self.duration_ns
+    }
+
+    /// Every so many-th arrival.
+    pub(crate) fn share(&self, index: u32, processes: u32) -> Self {
+        let mut share = self.clone();
+        if let Some(schedule) = &mut share.schedule {
+            schedule.offset_ns = schedule.interval_ns * f64::from(index);
+            schedule.interval_ns *= f64::from(processes);
+            // Independent Poisson streams add up to one.
+            schedule.seed = schedule.seed.wrapping_add(u64::from(index).wrapping_mul(0x2545_f491_4f6c_dd1d));
+            let whole = schedule.count_max;
+            if whole != u64::MAX {
+                let (part, rest) = (whole / u64::from(processes), whole % u64::from(processes));
+                schedule.count_max = part + u64::from(u64::from(index) < rest);
+            }
+        }
+        share
+    }
+}
+
 impl Target {
-    fn new(written: &str, scenario: &Scenario) -> Result<Self, Unusable> {
+    /// Resolves what was written; without a path it gets the scenario's own.
+    pub(crate) fn new(written: &str, scenario: &Scenario) -> Result<Self, Unusable> {
         let scheme = if matches!(scenario, Scenario::Tcp { .. }) { "tcp" } else { "http" };
         let wrong = |why: &str| unusable(format!("--target {written}: {why}"));
         let rest = written.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));

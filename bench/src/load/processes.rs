@@ -1,19 +1,19 @@
 //! Runs a plan in one thread of this process, or in several processes of their own, and adds up what they counted.
-//! All open their connections first and then begin at the same time.
+//! All open their connections first and then begin at the same time; the same connections can be run several times.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::origin::monotonic_ns;
 
 use super::engine::{Engine, Standing};
-use super::plan::Plan;
+use super::plan::{Plan, Times};
 use super::tally::Tally;
 
 /// The hidden subcommand of a generator process.
@@ -31,9 +31,22 @@ enum Note {
     Failed(String),
 }
 
+/// One run of a worker's connections.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stage {
+    start_ns: u64,
+    times: Times,
+}
+
+/// The generators of a plan, their connections open. They end with it.
+pub(crate) struct Crew {
+    workers: Vec<Worker>,
+    heard: Receiver<(u32, Note)>,
+}
+
 /// A generator thread or process, as the one who started it sees it.
 enum Worker {
-    Thread(Sender<u64>),
+    Thread(Sender<Stage>),
     Process(Child),
 }
 
@@ -47,28 +60,76 @@ pub(crate) trait Watch {
     fn ends(&mut self);
 }
 
-/// Runs the plan to its end.
-pub(crate) fn run(plan: &Plan, watch: &mut impl Watch) -> anyhow::Result<Tally> {
-    let (notes, heard) = channel();
-    let mut workers = Vec::new();
-    for index in 0..plan.processes {
-        workers.push(Worker::start(plan, index, notes.clone())?);
-    }
-    drop(notes);
-    for _ in 0..workers.len() {
-        match heard.recv() {
-            Ok((_, Note::Ready)) => {}
-            Ok((_, Note::Failed(why))) => bail!(why),
-            Ok((_, Note::Standing(_) | Note::Done(_))) | Err(_) => bail!("a generator ended too early"),
+impl Crew {
+    /// Starts the generators, and waits until they have their connections.
+    pub(crate) fn start(plan: &Plan) -> anyhow::Result<Self> {
+        let (notes, heard) = channel();
+        let mut workers = Vec::new();
+        for index in 0..plan.processes {
+            workers.push(Worker::start(plan, index, notes.clone())?);
         }
+        for _ in 0..workers.len() {
+            match heard.recv()? {
+                (_, Note::Ready) => {}
+                (_, Note::Failed(why)) => bail!(why),
+                (_, Note::Standing(_) | Note::Done(_)) => bail!("a generator spoke before it was asked"),
+            }
+        }
+        Ok(Self { workers, heard })
     }
-    let start_ns = monotonic_ns() + START_DELAY_NS;
-    for worker in &mut workers {
-        worker.begin(start_ns)?;
+
+    /// Puts the connections through a time table, to its end.
+    pub(crate) fn run(&mut self, times: &Times, watch: &mut impl Watch) -> anyhow::Result<Tally> {
+        let start_ns = monotonic_ns() + START_DELAY_NS;
+        let processes = self.workers.len() as u32;
+        for (index, worker) in (0..).zip(&mut self.workers) {
+            worker.begin(Stage { start_ns, times: times.share(index, processes) })?;
+        }
+        let tally = self.collect(start_ns, start_ns + times.warmup_ns, watch)?;
+        watch.ends();
+        Ok(tally)
     }
-    let tally = collect(&heard, plan, start_ns, watch)?;
-    watch.ends();
-    Ok(tally)
+
+    /// Its processes; a thread is in this one.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let pid = |worker: &Worker| match worker {
+            Worker::Thread(_) => std::process::id(),
+            Worker::Process(child) => child.id(),
+        };
+        self.workers.iter().map(pid).collect()
+    }
+
+    fn collect(&self, start_ns: u64, counted_from: u64, watch: &mut impl Watch) -> anyhow::Result<Tally> {
+        let mut standings = vec![Standing::default(); self.workers.len()];
+        let (mut sum, mut done) = (Tally::default(), 0);
+        let mut counted_from = Some(counted_from);
+        while done < self.workers.len() {
+            let left = counted_from.map_or(u64::MAX, |at| at.saturating_sub(monotonic_ns()));
+            let note = match self.heard.recv_timeout(Duration::from_nanos(left)) {
+                Ok(note) => Some(note),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => bail!("a generator ended without a result"),
+            };
+            if counted_from.is_some_and(|at| at <= monotonic_ns()) {
+                counted_from = None;
+                watch.begins();
+            }
+            match note {
+                Some((index, Note::Standing(standing))) => {
+                    standings[index as usize] = standing;
+                    let all = standings.iter().copied().fold(Standing::default(), Standing::plus);
+                    watch.stands(all, monotonic_ns().saturating_sub(start_ns));
+                }
+                Some((_, Note::Done(tally))) => {
+                    sum.merge(*tally);
+                    done += 1;
+                }
+                Some((_, Note::Failed(why))) => bail!(why),
+                Some((_, Note::Ready)) | None => {}
+            }
+        }
+        Ok(sum)
+    }
 }
 
 /// The body of [`WORKER_COMMAND`]: the plan comes on stdin, notes go to stdout.
@@ -79,79 +140,48 @@ pub fn worker() -> anyhow::Result<()> {
     // Nobody would read the result.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut lines = io::stdin().lines();
-    let mut line = || lines.next().context("the plan is missing")?.context("stdin");
-    let plan = serde_json::from_str(&line()?)?;
+    let mut line = || lines.next().map(|line| line.context("stdin"));
+    let plan = line().context("the plan is missing")??;
+    let plan = serde_json::from_str(&plan)?;
     let say = |note: Note| {
         let mut text = serde_json::to_string(&note)?;
         text.push('\n');
         io::stdout().lock().write_all(text.as_bytes()).context("stdout")
     };
-    generate(plan, || line()?.parse().context("the start"), say)
+    let stages = || Ok(line().transpose()?.map(|stage| serde_json::from_str(&stage)).transpose()?);
+    generate(plan, stages, say)
 }
 
+/// Runs stage after stage until there are no more.
 fn generate(
     plan: Plan,
-    start: impl FnOnce() -> anyhow::Result<u64>,
+    mut stages: impl FnMut() -> anyhow::Result<Option<Stage>>,
     say: impl Fn(Note) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let engine = match Engine::new(plan) {
+    let mut engine = match Engine::new(plan) {
         Ok(engine) => engine,
         Err(error) => return say(Note::Failed(error.to_string())),
     };
     say(Note::Ready)?;
-    // A listener that is gone is found out at the end.
-    let tally = engine.run(start()?, |standing| drop(say(Note::Standing(standing))));
-    say(match tally {
-        Ok(tally) => Note::Done(Box::new(tally)),
-        Err(error) => Note::Failed(error.to_string()),
-    })
-}
-
-fn collect(
-    heard: &Receiver<(u32, Note)>,
-    plan: &Plan,
-    start_ns: u64,
-    watch: &mut impl Watch,
-) -> anyhow::Result<Tally> {
-    let mut standings = vec![Standing::default(); plan.processes as usize];
-    let (mut sum, mut done) = (Tally::default(), 0);
-    let mut measured_from = Some(start_ns + plan.warmup_ns);
-    while done < plan.processes {
-        let left = measured_from.map_or(u64::MAX, |at| at.saturating_sub(monotonic_ns()));
-        let note = match heard.recv_timeout(Duration::from_nanos(left)) {
-            Ok((index, note)) => Some((index, note)),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => bail!("a generator ended without a result"),
-        };
-        if measured_from.is_some_and(|at| at <= monotonic_ns()) {
-            measured_from = None;
-            watch.begins();
-        }
-        match note {
-            Some((index, Note::Standing(standing))) => {
-                standings[index as usize] = standing;
-                let all = standings.iter().copied().fold(Standing::default(), Standing::plus);
-                watch.stands(all, monotonic_ns().saturating_sub(start_ns));
-            }
-            Some((_, Note::Done(tally))) => {
-                sum.merge(*tally);
-                done += 1;
-            }
-            Some((_, Note::Failed(why))) => bail!(why),
-            Some((_, Note::Ready)) | None => {}
-        }
+    while let Some(Stage { start_ns, times }) = stages()? {
+        // A listener that is gone is found out at the end.
+        let tally = engine.run(start_ns, times, |standing| drop(say(Note::Standing(standing))));
+        say(match tally {
+            Ok(tally) => Note::Done(Box::new(tally)),
+            Err(error) => Note::Failed(error.to_string()),
+        })?;
     }
-    Ok(sum)
+    Ok(())
 }
 
 impl Worker {
     fn start(plan: &Plan, index: u32, notes: Sender<(u32, Note)>) -> anyhow::Result<Self> {
         let share = plan.share(index);
         if plan.processes == 1 {
-            let (begin, start) = channel();
-            let say =
-                move |note: Note| notes.send((index, note)).map_err(|_| anyhow::anyhow!("nobody listens"));
-            let body = move || generate(share, || Ok(start.recv()?), say);
+            let (begin, stages) = channel();
+            let say = move |note: Note| notes.send((index, note)).map_err(|_| anyhow!("nobody listens"));
+            // The crew is gone: there will be no more stages.
+            let body = move || generate(share, || Ok(stages.recv().ok()), say);
             std::thread::Builder::new().name("load".to_owned()).spawn(body)?;
             return Ok(Self::Thread(begin));
         }
@@ -171,10 +201,10 @@ impl Worker {
         Ok(worker)
     }
 
-    fn begin(&mut self, start_ns: u64) -> anyhow::Result<()> {
+    fn begin(&mut self, stage: Stage) -> anyhow::Result<()> {
         match self {
-            Self::Thread(begin) => Ok(begin.send(start_ns)?),
-            Self::Process(_) => self.say(&start_ns.to_string()),
+            Self::Thread(stages) => stages.send(stage).map_err(|_| anyhow!("the generator is gone")),
+            Self::Process(_) => self.say(&serde_json::to_string(&stage)?),
         }
     }
 

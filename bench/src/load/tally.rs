@@ -21,6 +21,7 @@ pub(crate) struct Tally {
     pub(crate) bytes: Bytes,
     pub(crate) connections: u64,
     pub(crate) connections_again: u64,
+    pub(crate) closed_while_idle: u64,
     pub(crate) connect: Histogram,
     pub(crate) latency: Histogram,
     pub(crate) service: Histogram,
@@ -88,6 +89,7 @@ impl Tally {
         self.bytes.checked += other.bytes.checked;
         self.connections += other.connections;
         self.connections_again += other.connections_again;
+        self.closed_while_idle += other.closed_while_idle;
         self.connect.merge(&other.connect);
         self.latency.merge(&other.latency);
         self.service.merge(&other.service);
