@@ -15,6 +15,9 @@ const PROXIES_AND_BUFFERED: &[Contestant] =
     &[OURS, Contestant::Nginx, Contestant::Haproxy, Contestant::NginxBuffered];
 const CHURNERS: &[Contestant] = &[OURS, Contestant::Nginx, Contestant::Haproxy, Contestant::Caddy, FLOOR];
 
+/// Of the slowest contestant's rate: as much as everybody can do without falling behind.
+const POST_SHARE: f64 = 0.8;
+
 /// A row's workload, figures, targets and contestants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
@@ -55,11 +58,12 @@ pub enum Workload {
         /// At once.
         connections: u32,
     },
-    /// A prompt and a short answer, closed loop.
+    /// A prompt and a short answer, open loop: here the load and the origin need more CPU than the proxy, so that in a
+    /// closed loop each contestant would get another load.
     Post,
     /// Small answers, open loop.
     Latency {
-        /// Of the slowest rival's knee.
+        /// Of the knee.
         share: f64,
     },
     /// Streams of events.
@@ -84,7 +88,30 @@ pub enum Workload {
     Overload,
 }
 
+/// The rate of an open loop, as a share of the rate that somebody reaches in a closed one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Of the slowest one's.
+    pub share: f64,
+    /// The slowest rival's, or the slowest of all.
+    pub is_of_rivals: bool,
+}
+
 impl Workload {
+    /// Of an open loop.
+    pub fn pace(self) -> Option<Pace> {
+        match self {
+            Self::Latency { share } => Some(Pace { share, is_of_rivals: true }),
+            Self::Post => Some(Pace { share: POST_SHARE, is_of_rivals: false }),
+            Self::Get { .. }
+            | Self::Sse { .. }
+            | Self::Body { .. }
+            | Self::Churn
+            | Self::SlowReaders
+            | Self::Overload => None,
+        }
+    }
+
     /// Whether a run without a proxy belongs to each round.
     pub fn needs_direct(self) -> bool {
         match self {
@@ -154,7 +181,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "post-4k",
         number: 2,
-        title: "prompt of 4 KiB, answer of 1 KiB, 64 connections, closed loop",
+        title: "prompt of 4 KiB, answer of 1 KiB, open loop at 0.8 of the slowest one's rate",
         workload: Workload::Post,
         figures: REQUEST_FIGURES,
         targets: REQUEST_TARGETS,

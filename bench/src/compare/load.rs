@@ -39,11 +39,16 @@ impl<'a> Job<'a> {
     }
 
     pub(super) fn closed(self, connections: u32) -> Self {
-        self.switch("--closed").flag("--connections", connections).flag("--warmup", warmup())
+        self.paced(connections, None)
     }
 
-    pub(super) fn open(self, connections: u32, rate: f64) -> Self {
-        self.flag("--rate", rate.max(1.0)).flag("--connections", connections).flag("--warmup", warmup())
+    /// An open loop at a rate, or a closed one without it.
+    pub(super) fn paced(self, connections: u32, rate: Option<f64>) -> Self {
+        let this = self.flag("--connections", connections).flag("--warmup", warmup());
+        match rate {
+            Some(rate) => this.flag("--rate", rate.max(1.0)),
+            None => this.switch("--closed"),
+        }
     }
 
     pub(super) fn flag(self, name: &str, value: impl ToString) -> Self {

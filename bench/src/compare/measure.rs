@@ -13,6 +13,8 @@ use crate::contest::{Contestant, Fault, Process, Program, Running};
 use crate::record::{LoadRecord, Percentiles};
 use crate::report::{Figure, Sample};
 
+/// Connections of a run that needs no other number.
+const CONNECTIONS: u32 = 64;
 /// Connections of a run in an open loop: enough that a request rarely waits for a free one.
 const OPEN_LOOP_CONNECTIONS: u32 = 256;
 /// Connections that an overload comes on.
@@ -47,12 +49,13 @@ pub(super) struct Measured {
 }
 
 impl Bench {
-    /// Runs a workload against a contestant, or without one. `rate` is that of an open loop.
+    /// Runs a workload against a contestant, or without one. `rate` is that of an open loop; without it a workload that
+    /// has one is run in a closed loop, to see how far it goes.
     pub(super) fn run(
         &self,
         workload: Workload,
         contestant: Option<(Contestant, &Program)>,
-        rate: f64,
+        rate: Option<f64>,
     ) -> Result<Measured, Fault> {
         let mut running = match contestant {
             Some((contestant, program)) => {
@@ -75,7 +78,7 @@ impl Bench {
         workload: Workload,
         target: SocketAddr,
         process: Option<&Process>,
-        rate: f64,
+        rate: Option<f64>,
     ) -> Result<Measured, Fault> {
         let job = |scenario: &'static str| Job::new(self, scenario, target, process);
         match workload {
@@ -83,14 +86,18 @@ impl Bench {
                 self.tool.run(self, connections, target, process)
             }
             Workload::Get { connections } => costs(&job("get").closed(connections).run()?),
-            Workload::Post => costs(&job("post").closed(64).run()?),
-            Workload::Churn => churn(&job("churn").closed(64).run()?),
+            Workload::Post => costs(&job("post").paced(CONNECTIONS, rate).run()?),
+            Workload::Churn => churn(&job("churn").closed(CONNECTIONS).run()?),
             Workload::Body { size, connections } => {
                 bodies(&job("body").closed(connections).flag("--size", size).run()?)
             }
-            Workload::Latency { .. } => {
-                latency(&job("get").open(OPEN_LOOP_CONNECTIONS, rate).flag("--arrivals", "poisson").run()?)
-            }
+            Workload::Latency { .. } => match rate {
+                None => costs(&job("get").closed(CONNECTIONS).run()?),
+                Some(_) => {
+                    let job = job("get").paced(OPEN_LOOP_CONNECTIONS, rate);
+                    latency(&job.flag("--arrivals", "poisson").run()?)
+                }
+            },
             Workload::Sse { streams, events_per_second } => {
                 let job = job("sse").flag("--streams", streams).flag("--ramp", millis(STREAM_RAMP));
                 streams_of(&job.flag("--events-per-second", events_per_second).run()?)
@@ -98,9 +105,11 @@ impl Bench {
             Workload::SlowReaders => Ok(calm(slow::read_slowly(target, process)?)),
             Workload::Overload => {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
-                let knee = usable(&job("get").closed(64).run()?)?.rate_completed;
-                let over =
-                    job("get").open(OVERLOAD_CONNECTIONS, knee * OVERLOAD).switch("--overload").run()?;
+                let knee = usable(&job("get").closed(CONNECTIONS).run()?)?.rate_completed;
+                let over = job("get")
+                    .paced(OVERLOAD_CONNECTIONS, Some(knee * OVERLOAD))
+                    .switch("--overload")
+                    .run()?;
                 overload(&over, knee)
             }
         }

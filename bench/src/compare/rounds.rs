@@ -1,13 +1,13 @@
 //! The order of runs: row by row, and in each row round by round through all contestants (A B C A B C …), so that what
 //! drifts on the machine drifts for everybody. Each run has a fresh process. Who had a fault is out for that row.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::case::{Case, Workload};
+use super::case::{Case, Pace, Workload};
 use super::measure::{Bench, Measured};
 use super::{Tool, unmeasured};
 use crate::contest::{Contestant, Fault, Process, Program, Role, start_origin};
@@ -15,8 +15,9 @@ use crate::report::{Entrant, Failure, Figure, Row, Sample, Settings, Table};
 
 /// How often a run is made that the load generator could not do well: other users of the machine come and go.
 const TRIES_MAX: u32 = 3;
-/// Connections at which a knee is looked for.
-const KNEE_CONNECTIONS: u32 = 64;
+
+/// The slowest one and the requests that it answers a second in a closed loop.
+type Knee = Result<(Contestant, f64), Fault>;
 
 /// A comparison with its origin running.
 pub(super) struct Comparison<'a> {
@@ -25,9 +26,9 @@ pub(super) struct Comparison<'a> {
     asked: &'a [Contestant],
     entrants: &'a [Entrant],
     is_quick: bool,
-    origin: std::cell::RefCell<Process>,
-    /// Requests a second that the slowest rival answers, once it has been looked for.
-    knee: OnceCell<Result<(Contestant, f64), Fault>>,
+    origin: RefCell<Process>,
+    /// By row, once they have been looked for.
+    knees: RefCell<BTreeMap<u8, Knee>>,
     _dir: tempfile::TempDir,
 }
 
@@ -51,8 +52,8 @@ impl<'a> Comparison<'a> {
             duration,
             tool,
         };
-        let origin = std::cell::RefCell::new(process);
-        Ok(Self { bench, settings, asked, entrants, is_quick, origin, knee: OnceCell::new(), _dir: dir })
+        let origin = RefCell::new(process);
+        Ok(Self { bench, settings, asked, entrants, is_quick, origin, knees: RefCell::default(), _dir: dir })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -66,16 +67,7 @@ impl<'a> Comparison<'a> {
 
     fn row(&self, case: &'static Case) -> anyhow::Result<Row> {
         let mut tally = Tally::new(case, case.contestants(self.asked, self.is_quick));
-        let rate = match case.workload {
-            Workload::Latency { share } => self.rate(share, &mut tally),
-            Workload::Get { .. }
-            | Workload::Post
-            | Workload::Sse { .. }
-            | Workload::Body { .. }
-            | Workload::Churn
-            | Workload::SlowReaders
-            | Workload::Overload => Ok(0.0),
-        };
+        let rate = case.workload.pace().map(|pace| self.rate(case, pace, &mut tally)).transpose();
         for round in 1..=self.settings.rounds {
             self.origin.borrow_mut().check().context("the origin has ended")?;
             let direct = case.workload.needs_direct().then(|| match &rate {
@@ -101,7 +93,12 @@ impl<'a> Comparison<'a> {
     }
 
     /// One run, and another one where the generator could not do it.
-    fn measure(&self, case: &Case, contestant: Option<Contestant>, rate: f64) -> Result<Measured, Fault> {
+    fn measure(
+        &self,
+        case: &Case,
+        contestant: Option<Contestant>,
+        rate: Option<f64>,
+    ) -> Result<Measured, Fault> {
         let contestant = match contestant {
             Some(contestant) => Some((contestant, self.program(contestant)?)),
             None => None,
@@ -125,35 +122,39 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// A share of the slowest rival's knee, as a rate.
-    fn rate(&self, share: f64, tally: &mut Tally) -> Result<f64, Fault> {
-        let (slowest, knee) = self.knee.get_or_init(|| self.find_knee(&tally.standing())).clone()?;
+    /// A share of what the slowest one answers in a closed loop, which is looked for once for all cases of a row.
+    fn rate(&self, case: &Case, pace: Pace, tally: &mut Tally) -> Result<f64, Fault> {
+        let Pace { share, is_of_rivals } = pace;
+        let known = self.knees.borrow().get(&case.number).cloned();
+        let found = known.unwrap_or_else(|| {
+            let found = self.find_slowest(case.workload, is_of_rivals, &tally.standing());
+            self.knees.borrow_mut().insert(case.number, found.clone());
+            found
+        });
+        let (slowest, knee) = found?;
         let rate = (knee * share).round();
         tally.notes.push(format!(
-            "the slowest rival, {slowest}, answers {knee:.0} requests a second with {KNEE_CONNECTIONS} connections; \
-             the load here is {rate:.0}"
+            "the slowest in a closed loop, {slowest}, answers {knee:.0} requests a second; the load here is {rate:.0}"
         ));
         Ok(rate)
     }
 
-    /// The least rate among the rivals, or among whoever takes part if there is no rival.
-    fn find_knee(&self, contestants: &[Contestant]) -> Result<(Contestant, f64), Fault> {
-        let of_role =
-            |role: Role| contestants.iter().copied().filter(move |contestant| contestant.role() == role);
-        let mut candidates: Vec<Contestant> = of_role(Role::Rival).collect();
-        if candidates.is_empty() {
-            candidates = contestants.to_vec();
-        }
-        let knee = |contestant: Contestant| {
-            let workload = Workload::Get { connections: KNEE_CONNECTIONS };
-            let measured = self.bench.run(workload, Some((contestant, self.program(contestant)?)), 0.0)?;
+    /// Of the rivals, or of all; of all too if there is no rival.
+    fn find_slowest(&self, workload: Workload, is_of_rivals: bool, contestants: &[Contestant]) -> Knee {
+        let is_rival = |contestant: &Contestant| contestant.role() == Role::Rival;
+        let has_rivals = contestants.iter().any(is_rival);
+        let is_asked = |contestant: &&Contestant| !is_of_rivals || !has_rivals || is_rival(contestant);
+        let knee = |contestant: &Contestant| {
+            let program = self.program(*contestant)?;
+            let measured = self.bench.run(workload, Some((*contestant, program)), None)?;
             let rate = measured.sample.get(&Figure::RequestsPerS).copied();
-            rate.map(|rate| (contestant, rate)).ok_or_else(|| unmeasured("no rate"))
+            rate.map(|rate| (*contestant, rate)).ok_or_else(|| unmeasured("no rate"))
         };
-        let knees: Vec<Result<(Contestant, f64), Fault>> = candidates.into_iter().map(knee).collect();
+        // Who has a fault here will have it in the row again, and be named there.
+        let knees: Vec<Knee> = contestants.iter().filter(is_asked).map(knee).collect();
         let least = knees.iter().flatten().copied().min_by(|a, b| a.1.total_cmp(&b.1));
         let fault = knees.iter().find_map(|knee| knee.as_ref().err().cloned());
-        least.ok_or_else(|| fault.unwrap_or_else(|| unmeasured("nobody has a knee")))
+        least.ok_or_else(|| fault.unwrap_or_else(|| unmeasured("nobody to take the rate of")))
     }
 }
 
