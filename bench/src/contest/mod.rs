@@ -1,6 +1,6 @@
 //! The contestants of a comparison: each is a variant here and a file beside this one, which says where its program is
 //! found and writes its configuration. All are set up alike: one worker, logs off, connections to the origin kept,
-//! limits out of the way. How they are run is [`process`]'s and [`running`]'s business, what they are asked for is the
+//! limits out of the way. How they are run is `process`'s and `running`'s business, what they are asked for is the
 //! comparison's.
 
 mod caddy;

@@ -3,11 +3,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::Fault;
@@ -36,7 +37,7 @@ impl Process {
     pub fn start(command: &Command, cpu: u32, log: &Path) -> io::Result<Self> {
         let output = File::create(log)?;
         let mut command = dying_with_us(command);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
         // A child begins on the CPUs of the thread that starts it.
         let before = sched_getaffinity(None)?;
         sched::pin_this_thread(cpu)?;
@@ -101,22 +102,20 @@ impl Process {
         if tail.is_empty() { String::new() } else { format!("; it said: {}", tail.join(" / ")) }
     }
 
-    /// Asks it to end, and ends it where it does not.
+    /// Asks it to end, ends it where it does not, and whatever it has left behind.
     pub fn stop(&mut self) {
+        // The number is that of the process, and of the group of all that descend from it.
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
         if let Ok(None) = self.child.try_wait() {
-            self.signal(Signal::TERM);
+            // It may end at this moment, which is as good.
+            let _ = kill_process(pid, Signal::TERM);
         }
-        if self.wait(STOP_TIME).is_none() {
+        let has_ended = self.wait(STOP_TIME).is_some();
+        // In the usual case nobody is left in the group, which is the error here.
+        let _ = kill_process_group(pid, Signal::KILL);
+        if !has_ended {
             // It is gone by the next line, whatever this says.
-            let _ = self.child.kill();
             let _ = self.child.wait();
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // The number is ours until the child has been waited for.
-            let _ = kill_process(pid, signal);
         }
     }
 }
@@ -203,15 +202,28 @@ mod tests {
         assert!(process.check().is_ok());
         process.stop();
         assert!(process.check().is_err());
-        for pid in &children[1..] {
-            let pid = Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        wait_until(|| children.iter().all(|pid| !is_alive(*pid)));
+    }
+
+    #[test]
+    fn children_of_one_that_died_are_ended_too() {
+        let (dir, mut process) = shell("sleep 60 & echo $!; exit 1");
+        wait_until(|| process.check().is_err());
+        let child: u32 = fs::read_to_string(dir.path().join("log")).unwrap().trim().parse().unwrap();
+        assert!(is_alive(child));
+        drop(process);
+        wait_until(|| !is_alive(child));
+    }
+
+    /// Zombies are not alive: whoever inherited them has not looked yet.
+    fn is_alive(pid: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
     #[test]
     fn a_process_that_does_not_want_to_end_is_ended() {
-        let (_dir, mut process) = shell("trap '' TERM; echo ready; while true; do read -t 1 x; done");
+        let (_dir, mut process) = shell("trap '' TERM; echo ready; sleep 60; sleep 60");
         wait_until(|| process.log_tail().contains("ready"));
         process.stop();
         let fault = process.check().unwrap_err().to_string();
@@ -221,7 +233,7 @@ mod tests {
     #[test]
     fn only_the_cpu_of_the_child_is_narrowed() {
         let before = sched_getaffinity(None).unwrap();
-        let (_dir, process) = shell("read x < /dev/zero");
+        let (_dir, process) = shell("sleep 60");
         assert_eq!(sched_getaffinity(None).unwrap().count(), before.count());
         let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
         assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");

@@ -1,5 +1,5 @@
-//! The report of a comparison: what was measured, on what, and who has won by the rule of [`verdict`]. It is made of
-//! figures and faults alone, so that it can be made again, and tested, without a measurement. [`markdown`] and [`plot`]
+//! The report of a comparison: what was measured, on what, and who has won by the rule of `verdict`. It is made of
+//! figures and faults alone, so that it can be made again, and tested, without a measurement. `markdown` and `plot`
 //! show it, `report.json` holds all of it.
 
 mod figure;
