@@ -273,6 +273,9 @@ pub struct IdleRecord {
     /// Shrinkage of `MemAvailable` per idle connection that no process of ours explains: the kernel's sockets at both
     /// ends, since both are on this machine.
     pub kernel_bytes_per_idle_connection: f64,
+    /// Growth of the kernel's small objects (`Slab`) and TCP's buffers per idle connection: of both ends too, and steadier
+    /// than `MemAvailable`, which everybody on the machine moves.
+    pub slab_bytes_per_idle_connection: f64,
     /// Growth of the memory cgroup of the first proxy per idle connection, if it has one; holders may be in it too.
     pub cgroup_bytes_per_idle_connection: Option<f64>,
     /// CPU of all proxies with every connection idle, in percent of one core.

@@ -1,6 +1,8 @@
 //! What the scheduler knows of a process or thread: time on a CPU and time spent waiting for one, from `schedstat`
 //! (tick-based `utime` is off by a factor of two at this scale), and where it may run.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 
@@ -35,15 +37,33 @@ pub(crate) fn of_this_thread() -> io::Result<Usage> {
 
 /// Of a process: the sum over its living threads.
 pub(crate) fn of_process(pid: u32) -> io::Result<Usage> {
-    let mut sum = Usage::default();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between the listing and the reading.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        let usage = parse(&text)?;
-        sum.ran_ns += usage.ran_ns;
-        sum.waited_ns += usage.waited_ns;
+    Ok(Threads::of(pid)?.since(&Threads::default()))
+}
+
+/// Of a process, thread by thread: one that ends takes its account with it, and must not make the rest look cheaper.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Threads(BTreeMap<OsString, Usage>);
+
+impl Threads {
+    /// The living threads of a process.
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            // A thread may end between the listing and the reading.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            threads.insert(task.file_name(), parse(&text)?);
+        }
+        Ok(Self(threads))
     }
-    Ok(sum)
+
+    /// What the threads that live now have used since an earlier reading; new ones count from their beginning.
+    pub(crate) fn since(&self, before: &Self) -> Usage {
+        self.0.iter().fold(Usage::default(), |sum, (thread, usage)| {
+            let used = usage.since(before.0.get(thread).copied().unwrap_or_default());
+            Usage { ran_ns: sum.ran_ns + used.ran_ns, waited_ns: sum.waited_ns + used.waited_ns }
+        })
+    }
 }
 
 /// Lets the calling thread, and the threads it starts later, run on one CPU only.
@@ -73,6 +93,16 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(of_process(std::process::id()).unwrap().since(process).ran_ns >= 1_000_000);
+    }
+
+    #[test]
+    fn a_thread_that_ends_takes_nothing_from_the_others() {
+        let usage = |ran_ns| Usage { ran_ns, waited_ns: 0 };
+        let threads = |of: &[(&str, u64)]| {
+            Threads(of.iter().map(|(thread, ran)| (OsString::from(thread), usage(*ran))).collect())
+        };
+        let (before, after) = (threads(&[("1", 100), ("2", 9000)]), threads(&[("1", 130), ("3", 5)]));
+        assert_eq!(after.since(&before), usage(35));
     }
 
     #[test]

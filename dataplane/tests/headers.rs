@@ -258,7 +258,7 @@ fn connections_over_the_limit_are_told_so() {
 }
 
 #[test]
-fn requests_over_the_limit_are_told_when_to_come_back() {
+fn requests_over_the_limit_are_told_when_to_come_back_on_the_same_connection() {
     let origin = origin();
     let proxy = Proxy::start(&Config::to(origin.addr()).limits("requests = 2"));
     let mut streams: Vec<Wire> = (0..2).map(|_| proxy.connect()).collect();
@@ -268,13 +268,61 @@ fn requests_over_the_limit_are_told_when_to_come_back() {
         stream.until("\n\n");
     }
     let mut excess = proxy.connect();
-    let (head, body) = excess.get("/").response();
-    assert_eq!((head.status(), head.field("Retry-After")), (503, Some("1")));
-    let error = error_of(&head, &body);
-    assert_eq!((&error["code"], &error["type"]), (&"overloaded".into(), &"server_error".into()));
+    let refused = |excess: &mut Wire| {
+        let (head, body) = excess.response();
+        assert_eq!((head.status(), head.field("Retry-After")), (503, Some("1")));
+        assert_eq!(head.field("Connection"), None, "{}", head.raw);
+        let error = error_of(&head, &body);
+        assert_eq!((&error["code"], &error["type"]), (&"overloaded".into(), &"server_error".into()));
+    };
+    refused(excess.get("/"));
+    // With a body that is there at once, in pieces, or in chunks; and requests behind each other.
+    refused(excess.post("/", "{}"));
+    // Nothing that could be taken for the beginning of a request.
+    let late = "{".repeat(64 * 1024);
+    let length = late.len() + 4;
+    excess.send(format!("POST / HTTP/1.1\r\nHost: story\r\nContent-Length: {length}\r\n\r\nsome"));
+    refused(&mut excess);
+    excess.send(format!("{late}GET / HTTP/1.1\r\nHost: story\r\n\r\n")).post("/", "{}");
+    excess.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n0\r\n\r\n");
+    excess.send("HEAD / HTTP/1.1\r\nHost: story\r\n\r\n");
+    for _ in 0..3 {
+        refused(&mut excess);
+    }
+    assert_eq!(excess.head().status(), 503);
+    assert_eq!(proxy.listener_faults("overloaded"), 7);
     drop(streams);
     proxy.eventually("the streams are gone", |proxy| proxy.status()["streams"] == 0);
-    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+    // The same connection is as good as any, and nothing of what was refused has reached the origin.
+    assert_eq!(excess.get("/").response().0.status(), 200);
+    assert_eq!(origin.stats().requests.total, 3);
+}
+
+#[test]
+fn a_refused_request_whose_end_is_far_or_unknown_ends_its_connection() {
+    let origin = origin();
+    let proxy = Proxy::start(&Config::to(origin.addr()).route("path = \"/v1/\""));
+    let post = "POST /nowhere HTTP/1.1\r\nHost: story\r\n";
+    for rest in [
+        format!("Content-Length: {}\r\n\r\n", 64 * 1024 + 1),
+        "Content-Length: 4\r\nExpect: 100-continue\r\n\r\n".to_owned(),
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n".to_owned(),
+        "Transfer-Encoding: chunked\r\n\r\nno chunk\r\n".to_owned(),
+        "Content-Length: 4\r\nConnection: close\r\n\r\nsome".to_owned(),
+    ] {
+        let mut client = proxy.connect();
+        client.send(format!("{post}{rest}"));
+        let (head, _) = client.response();
+        assert_eq!((head.status(), head.field("Connection")), (404, Some("close")), "{rest}");
+        assert_eq!(client.end(), (Vec::new(), End::Fin), "{rest}");
+    }
+    // One whose rest does not come is waited for, but not for ever.
+    let mut client = proxy.connect();
+    client.send(format!("{post}Content-Length: 4\r\n\r\nso"));
+    let (head, _) = client.response();
+    assert_eq!((head.status(), head.field("Connection")), (404, None));
+    assert_eq!(client.end(), (Vec::new(), End::Fin));
+    proxy.assert_at_rest();
 }
 
 #[test]

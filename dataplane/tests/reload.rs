@@ -142,6 +142,60 @@ fn a_stream_ends_on_the_generation_that_it_began_with() {
 }
 
 #[test]
+fn pools_outlive_other_settings_of_their_cluster_and_end_with_their_endpoint() {
+    for driver in DRIVERS {
+        let (removed, kept) = (origin(), origin());
+        let both = Config::to_all([removed.addr(), kept.addr()]).driver(driver).workers(1);
+        let proxy = Proxy::start(&both);
+        let ask = |count: usize| {
+            // At the same time, so that each has an upstream connection of its own; evenly over the endpoints.
+            let mut clients: Vec<Wire> = (0..count).map(|_| proxy.connect()).collect();
+            for client in &mut clients {
+                client.get("/?stall_before=100ms");
+            }
+            clients.iter_mut().for_each(|client| assert_eq!(client.response().0.status(), 200));
+        };
+        let open = || [&removed, &kept].map(|origin| origin.stats().connections.open);
+        ask(4);
+        assert_eq!(open(), [2, 2], "{driver}");
+        for other in [
+            "policy = \"round_robin\"",
+            "host_header = \"endpoint\"",
+            "pool = { idle_per_endpoint = 100 }",
+            "socket = { nodelay = false }",
+        ] {
+            assert_eq!(proxy.put_config(&both.clone().cluster(other)).0, 200, "{other}");
+            ask(4);
+            assert_eq!(open(), [2, 2], "{driver}: a pool was lost for {other}");
+        }
+        let accepted = || [&removed, &kept].map(|origin| origin.stats().connections.accepted);
+        assert_eq!(accepted(), [2, 2], "{driver}");
+
+        // Streams that were there before give their connections back, one after the other.
+        let mut streams: Vec<Wire> = (0..4).map(|_| proxy.connect()).collect();
+        for stream in &mut streams {
+            stream.send("POST /echo?raw HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+            assert_eq!(stream.head().status(), 200);
+        }
+        ask(2);
+        assert_eq!(open(), [3, 3], "{driver}");
+        assert_eq!(proxy.put_config(&Config::to(kept.addr()).driver(driver).workers(1)).0, 200);
+        for mut stream in streams {
+            proxy.eventually("only streams keep connections to a removed endpoint", |_| {
+                let stats = removed.stats();
+                stats.connections.open == stats.requests.in_flight
+            });
+            stream.send("0\r\n\r\n");
+            assert_eq!(stream.try_chunked().unwrap().0, b"x", "{driver}");
+        }
+        proxy.eventually("the last one ends after its stream", |_| open() == [0, 3]);
+        ask(2);
+        assert_eq!(open(), [0, 3], "{driver}: the endpoint that stays keeps its pool");
+        assert_eq!(accepted(), [3, 3], "{driver}: the endpoint that stays keeps its pool");
+    }
+}
+
+#[test]
 fn a_refused_config_says_where_and_why_and_changes_nothing() {
     let origin = origin();
     let base = Config::to(origin.addr());

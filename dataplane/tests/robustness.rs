@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use story::config::Config;
 use story::wire::Wire;
 use story::{DRIVERS, Proxy, origin};
@@ -140,6 +141,32 @@ fn half_open_clients_do_not_pile_up() {
     // None of them ever says another word, and none of them closes.
     proxy.assert_at_rest();
     assert_eq!(proxy.listener_faults("request_head_timeout"), 100);
+}
+
+#[test]
+fn a_node_without_descriptors_waits_for_some_and_counts_it() {
+    for driver in DRIVERS {
+        let origin = origin();
+        let proxy = Proxy::start(&Config::to(origin.addr()).driver(driver));
+        let addr = proxy.addr();
+        let mut stream = proxy.connect();
+        stream.get("/sse?tokens=100000&tokens_per_second=100");
+        stream.head();
+        let pid = Pid::from_raw(proxy.pid() as i32);
+        let usual = prlimit(pid, Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count() as u64;
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(open), ..usual }).unwrap();
+        let mut waiting: Vec<Wire> = (0..5).map(|_| Wire::connect(addr)).collect();
+        proxy.eventually("it cannot accept", |proxy| proxy.output().contains("cannot accept"));
+        stream.until("\n\n");
+        prlimit(pid, Resource::Nofile, usual).unwrap();
+        for client in &mut waiting {
+            assert_eq!(client.get("/").response().0.status(), 200, "{driver}");
+        }
+        assert!(proxy.metric("millrace_accept_failures_total", &["listener=\"http\""]) > 0, "{driver}");
+        drop((stream, waiting));
+        proxy.assert_at_rest();
+    }
 }
 
 /// An origin in a process of its own, so that it can be killed: it says where it listens and begins endless answers.

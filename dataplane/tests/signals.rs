@@ -47,14 +47,14 @@ fn terminate_lets_streams_finish_and_says_close_to_the_others() {
         assert_eq!(kept.get("/").response().0.status(), 200);
         proxy.signal(Signal::TERM);
         proxy.eventually("it drains", |proxy| proxy.status()["draining"] == true);
-        proxy.eventually("nobody listens", |_| Wire::try_connect(addr).is_err());
-        assert_eq!(proxy.admin("GET", "/readyz", "").0, 503, "{driver}");
-        // A connection that was kept is served once more, and told that this was all.
+        // A connection that was in use is served once more, and told that this was all.
         let (head, _) = kept.get("/").response();
         assert_eq!(head.status(), 200, "{driver}");
         let connection = head.field("Connection").map(str::to_ascii_lowercase);
         assert_eq!(connection.as_deref(), Some("close"), "{driver}");
         assert_eq!(kept.end().1, End::Fin);
+        proxy.eventually("nobody listens", |_| Wire::try_connect(addr).is_err());
+        assert_eq!(proxy.admin("GET", "/readyz", "").0, 503, "{driver}");
         for stream in &mut streams {
             let (body, _) = stream.try_chunked().unwrap();
             assert_eq!(String::from_utf8(body).unwrap().matches("data: ").count(), 40, "{driver}");

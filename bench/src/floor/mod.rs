@@ -30,7 +30,7 @@ pub enum Kind {
     Epoll,
     /// monoio with the ring that it sets up by default.
     Monoio,
-    /// monoio with `COOP_TASKRUN` and `SINGLE_ISSUER`, as the data plane uses it.
+    /// monoio with `COOP_TASKRUN` and `SINGLE_ISSUER`, which is where its ring is cheapest.
     MonoioTuned,
     /// tokio-uring with the ring that it sets up by default.
     TokioUring,

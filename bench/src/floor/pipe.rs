@@ -16,12 +16,12 @@ use socket2::SockRef;
 
 use super::{CHUNK_SIZE, reset, sys};
 
-/// Entries of the tuned ring, as many as the data plane's.
+/// Entries of the tuned ring: all connections may have something to submit in one turn.
 const ENTRIES: u32 = 4096;
-/// Completion entries of the tuned ring, likewise.
+/// Completion entries of the tuned ring: one turn may complete more than it submitted.
 const COMPLETIONS: u32 = 32768;
 
-/// Relays on monoio for ever, either with its own idea of a ring or with the data plane's.
+/// Relays on monoio for ever, either on the ring that it sets up by itself or on a tuned one.
 pub(super) fn monoio(listener: TcpListener, to: SocketAddr, is_tuned: bool) -> io::Result<()> {
     let mut builder = RuntimeBuilder::<IoUringDriver>::new();
     if is_tuned {

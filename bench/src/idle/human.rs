@@ -29,8 +29,10 @@ fn write_text(record: &IdleRecord, text: &mut String) -> fmt::Result {
     }
     writeln!(
         text,
-        "memory     {:.0} B user per idle connection, {:.0} B kernel (both ends)",
-        record.user_bytes_per_idle_connection, record.kernel_bytes_per_idle_connection
+        "memory     {:.0} B user per idle connection; kernel, both ends: {:.0} B by MemAvailable, {:.0} B by slab",
+        record.user_bytes_per_idle_connection,
+        record.kernel_bytes_per_idle_connection,
+        record.slab_bytes_per_idle_connection
     )?;
     if let Some(bytes) = record.cgroup_bytes_per_idle_connection {
         writeln!(text, "           {bytes:.0} B in the memory cgroup per idle connection")?;

@@ -14,7 +14,7 @@ mod proxies;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 
 use crate::load::engine::Standing;
 use crate::load::human::progress;
@@ -40,7 +40,8 @@ pub fn idle(args: &IdleArgs) -> anyhow::Result<IdleRecord> {
         Some(command) => Proxies::start(command, args.proxy_processes, plan.idle.target.address)?,
         None => Proxies::running(&args.pid),
     };
-    let record = measure(args, &plan, &proxies)?;
+    let measured = measure(args, &plan, &proxies)?;
+    let record = record(args, &plan, &proxies, measured)?;
     if let Some(path) = &args.json {
         output::write_json(&record, path)?;
     }
@@ -55,6 +56,7 @@ struct Sample {
     proxies: Vec<Memory>,
     open_files: Vec<u64>,
     available: u64,
+    kernel_objects: u64,
     cgroup: Option<u64>,
     /// Of the holders, and of those that are set aside.
     others: u64,
@@ -66,39 +68,55 @@ struct Cpu {
     percent: f64,
 }
 
-fn measure(args: &IdleArgs, plan: &IdlePlan, proxies: &Proxies) -> anyhow::Result<IdleRecord> {
+/// Everything that was seen.
+struct Measured {
+    before: Sample,
+    idle: Sample,
+    streaming: Sample,
+    idle_cpu: Cpu,
+    streaming_cpu: Cpu,
+    first: Tally,
+    wake: Tally,
+    events: Option<Tally>,
+}
+
+fn measure(args: &IdleArgs, plan: &IdlePlan, proxies: &Proxies) -> anyhow::Result<Measured> {
     let show = |phase| Phase { phase, shows: !args.quiet && output::has_terminal() };
     let before = Sample::take(proxies, args, &[])?;
 
     let mut holders = Crew::start(&plan.idle)?;
-    let mut tally = holders.run(&plan.idle.times, &mut show("first requests"))?;
-    let idle_cpu = Cpu::during(proxies, args.hold, || {
+    let first = holders.run(&plan.idle.times, &mut show("first requests"))?;
+    let ((), idle_cpu) = Cpu::during(proxies, args.hold, || {
         std::thread::sleep(args.hold);
         Ok(())
     })?;
     let idle = Sample::take(proxies, args, &holders.pids())?;
 
-    let mut wake = Tally::default();
-    let mut streaming = None;
-    let mut streaming_cpu = Cpu { ran_ns: 0, percent: 0.0 };
-    let events = with_streams(plan.streams.as_ref(), show("streams"), || {
-        streaming_cpu = Cpu::during(proxies, args.hold, || {
-            wake = holders.run(&plan.wake, &mut show("wake-ups"))?;
-            Ok(())
+    let (events, (wake, streaming_cpu, streaming)) =
+        with_streams(plan.streams.as_ref(), show("streams"), || {
+            let woken = Cpu::during(proxies, args.hold, || holders.run(&plan.wake, &mut show("wake-ups")));
+            let (wake, cpu) = woken?;
+            Ok((wake, cpu, Sample::take(proxies, args, &holders.pids())?))
         })?;
-        streaming = Some(Sample::take(proxies, args, &holders.pids())?);
-        Ok(())
-    })?;
-    let streaming = streaming.context("the second measurement is missing")?;
+    Ok(Measured { before, idle, streaming, idle_cpu, streaming_cpu, first, wake, events })
+}
 
+fn record(
+    args: &IdleArgs,
+    plan: &IdlePlan,
+    proxies: &Proxies,
+    measured: Measured,
+) -> anyhow::Result<IdleRecord> {
+    let Measured { wake, events, .. } = &measured;
+    let mut tally = measured.first.clone();
     let wake_us = wake.latency.percentiles();
     let invalid_because = invalid_because(Mode::Open, wake.busy, wake.lag.percentiles(), args.lag_max);
-    tally.merge(wake);
+    tally.merge(wake.clone());
     tally.merge(events.clone().unwrap_or_default());
     if tally.requests.unsent > 0 {
         tally.failures.insert(Failure::Unsent, tally.requests.unsent);
     }
-    let memory = Growth { before: &before, idle: &idle, streaming: &streaming, plan };
+    let memory = Growth { measured: &measured, plan };
     let streams = plan.streams.as_ref().map_or(0, |streams| streams.connections);
     let paced = f64::from(streams) * args.events_per_second * args.hold.as_secs_f64();
     Ok(IdleRecord {
@@ -113,12 +131,13 @@ fn measure(args: &IdleArgs, plan: &IdlePlan, proxies: &Proxies) -> anyhow::Resul
         user_bytes_per_idle_connection: memory.user_per_idle(),
         user_bytes_per_stream: (streams > 0).then(|| memory.user_per_stream(streams)),
         kernel_bytes_per_idle_connection: memory.kernel_per_idle(),
+        slab_bytes_per_idle_connection: memory.slab_per_idle(),
         cgroup_bytes_per_idle_connection: memory.cgroup_per_idle(),
-        idle_cpu_percent: idle_cpu.percent,
-        streaming_cpu_percent: streaming_cpu.percent,
-        streaming_us_per_event: (streams > 0).then(|| streaming_cpu.ran_ns as f64 / 1000.0 / paced),
+        idle_cpu_percent: measured.idle_cpu.percent,
+        streaming_cpu_percent: measured.streaming_cpu.percent,
+        streaming_us_per_event: (streams > 0).then(|| measured.streaming_cpu.ran_ns as f64 / 1000.0 / paced),
         wake_us,
-        sse: events.map(|tally| sse_record(&tally.events)),
+        sse: events.as_ref().map(|tally| sse_record(&tally.events)),
         closed_while_idle: tally.closed_while_idle,
         failed: !tally.failures.is_empty() || tally.closed_while_idle > 0 || wake_us.is_none(),
         failures: tally.failures,
@@ -129,19 +148,19 @@ fn measure(args: &IdleArgs, plan: &IdlePlan, proxies: &Proxies) -> anyhow::Resul
 }
 
 /// Runs `body` when the streams have begun, and waits for their end.
-fn with_streams(
+fn with_streams<T>(
     plan: Option<&Plan>,
     mut show: Phase,
-    body: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<Option<Tally>> {
-    let Some(plan) = plan else { return body().map(|()| None) };
+    body: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Option<Tally>, T)> {
+    let Some(plan) = plan else { return Ok((None, body()?)) };
     let mut crew = Crew::start(plan)?;
     std::thread::scope(|scope| {
         let streams = scope.spawn(move || crew.run(&plan.times, &mut show));
         std::thread::sleep(Duration::from_nanos(plan.times.duration_ns));
         let measured = body();
-        let tally = streams.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the streams panicked")));
-        measured.and(tally.map(Some))
+        let tally = streams.join().unwrap_or_else(|_| Err(anyhow!("the streams panicked")));
+        Ok((Some(tally?), measured?))
     })
 }
 
@@ -157,6 +176,7 @@ impl Sample {
             proxies: proxies.memory()?,
             open_files: proxies.pids.iter().map(|pid| memory::open_files(*pid)).collect::<Result<_, _>>()?,
             available: memory::available()?,
+            kernel_objects: memory::of_kernel_objects()?,
             cgroup: proxies.pids.first().and_then(|pid| memory::of_cgroup(*pid)),
             others: others.iter().filter_map(|pid| Memory::of(*pid).ok()).map(|memory| memory.pss).sum(),
         })
@@ -168,54 +188,59 @@ impl Sample {
 }
 
 impl Cpu {
-    fn during(
+    fn during<T>(
         proxies: &Proxies,
         time: Duration,
-        body: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<Self> {
-        let before = proxies.usage()?;
-        body()?;
-        let ran_ns = proxies.usage()?.since(before).ran_ns;
-        Ok(Self { ran_ns, percent: ran_ns as f64 / time.as_nanos() as f64 * 100.0 })
+        body: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<(T, Self)> {
+        let before = proxies.threads()?;
+        let result = body()?;
+        let after = proxies.threads()?;
+        let ran_ns = after.iter().zip(&before).map(|(after, before)| after.since(before).ran_ns).sum();
+        Ok((result, Self { ran_ns, percent: ran_ns as f64 / time.as_nanos() as f64 * 100.0 }))
     }
 }
 
 /// What memory grew by.
 struct Growth<'a> {
-    before: &'a Sample,
-    idle: &'a Sample,
-    streaming: &'a Sample,
+    measured: &'a Measured,
     plan: &'a IdlePlan,
 }
 
 impl Growth<'_> {
     fn user_per_idle(&self) -> f64 {
-        grown(self.before.user(), self.idle.user()) / self.idle_count()
+        grown(self.measured.before.user(), self.measured.idle.user()) / self.idle_count()
     }
 
     fn user_per_stream(&self, streams: u32) -> f64 {
-        grown(self.idle.user(), self.streaming.user()) / f64::from(streams)
+        grown(self.measured.idle.user(), self.measured.streaming.user()) / f64::from(streams)
     }
 
     fn kernel_per_idle(&self) -> f64 {
-        let gone = grown(self.idle.available, self.before.available);
-        let ours = grown(self.before.user(), self.idle.user()) + grown(self.before.others, self.idle.others);
+        let gone = grown(self.measured.idle.available, self.measured.before.available);
+        let ours = grown(self.measured.before.user(), self.measured.idle.user())
+            + grown(self.measured.before.others, self.measured.idle.others);
         (gone - ours) / self.idle_count()
     }
 
+    fn slab_per_idle(&self) -> f64 {
+        grown(self.measured.before.kernel_objects, self.measured.idle.kernel_objects) / self.idle_count()
+    }
+
     fn cgroup_per_idle(&self) -> Option<f64> {
-        Some(grown(self.before.cgroup?, self.idle.cgroup?) / self.idle_count())
+        Some(grown(self.measured.before.cgroup?, self.measured.idle.cgroup?) / self.idle_count())
     }
 
     fn proxies(&self, proxies: &Proxies) -> anyhow::Result<Vec<IdleProxy>> {
         let one = |(at, pid): (usize, &u32)| {
             let of = |pick: fn(&Memory) -> u64| {
-                [self.before, self.idle, self.streaming].map(|sample| pick(&sample.proxies[at]))
+                [&self.measured.before, &self.measured.idle, &self.measured.streaming]
+                    .map(|sample| pick(&sample.proxies[at]))
             };
             Ok(IdleProxy {
                 pid: *pid,
                 name: memory::name(*pid)?,
-                open_files: self.idle.open_files[at],
+                open_files: self.measured.idle.open_files[at],
                 rss_bytes: of(|memory| memory.rss),
                 pss_bytes: of(|memory| memory.pss),
             })

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::memory::Memory;
-use crate::sched::{self, Usage};
+use crate::sched::Threads;
 
 /// How long a proxy may take until it listens, and until it has ended.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,15 +65,9 @@ impl Proxies {
         self.pids.iter().map(|pid| Memory::of(*pid).with_context(|| format!("process {pid}"))).collect()
     }
 
-    /// CPU of all of them.
-    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
-        let mut sum = Usage::default();
-        for pid in &self.pids {
-            let usage = sched::of_process(*pid).with_context(|| format!("process {pid}"))?;
-            sum.ran_ns += usage.ran_ns;
-            sum.waited_ns += usage.waited_ns;
-        }
-        Ok(sum)
+    /// The account of all their threads.
+    pub(crate) fn threads(&self) -> anyhow::Result<Vec<Threads>> {
+        self.pids.iter().map(|pid| Threads::of(*pid).with_context(|| format!("process {pid}"))).collect()
     }
 
     fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {

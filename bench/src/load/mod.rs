@@ -38,7 +38,7 @@ pub use processes::worker;
 use crate::memory::{self, Memory};
 use crate::output;
 use crate::record::{LoadRecord, Watched};
-use crate::sched::{self, Usage};
+use crate::sched::Threads;
 
 use cli::{Common, LoadArgs};
 use engine::Standing;
@@ -67,7 +67,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<LoadRecord> {
 /// Looks at the watched processes, and shows how far the run is.
 struct Watcher<'a> {
     pids: &'a [u32],
-    before: Vec<Usage>,
+    before: Vec<Threads>,
     watched: Vec<Watched>,
     total_ns: u64,
     shows_progress: bool,
@@ -87,7 +87,7 @@ impl<'a> Watcher<'a> {
 
 impl Watch for Watcher<'_> {
     fn begins(&mut self) {
-        self.before = self.pids.iter().map(|pid| sched::of_process(*pid).unwrap_or_default()).collect();
+        self.before = self.pids.iter().map(|pid| Threads::of(*pid).unwrap_or_default()).collect();
     }
 
     fn stands(&mut self, sum: Standing, elapsed_ns: u64) {
@@ -102,12 +102,12 @@ impl Watch for Watcher<'_> {
             eprintln!();
         }
         for (pid, before) in self.pids.iter().zip(&self.before) {
-            let (Ok(usage), Ok(name), Ok(memory)) =
-                (sched::of_process(*pid), memory::name(*pid), Memory::of(*pid))
+            let (Ok(threads), Ok(name), Ok(memory)) =
+                (Threads::of(*pid), memory::name(*pid), Memory::of(*pid))
             else {
                 continue;
             };
-            let cpu_s = usage.since(*before).ran_ns as f64 / 1e9;
+            let cpu_s = threads.since(before).ran_ns as f64 / 1e9;
             self.watched.push(Watched { pid: *pid, name, cpu_s, rss_bytes: memory.rss });
         }
     }

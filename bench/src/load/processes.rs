@@ -132,7 +132,7 @@ impl Crew {
     }
 }
 
-/// The body of [`WORKER_COMMAND`]: the plan comes on stdin, notes go to stdout.
+/// The body of the hidden subcommand `load-worker`: the plan comes on stdin, notes go to stdout.
 ///
 /// # Errors
 /// If nobody is there to talk to.

@@ -72,6 +72,30 @@ fn no_row_is_taken_in_pieces_that_is_not_taken_whole() {
     }
 }
 
+#[test]
+fn a_refusal_has_the_same_status_wherever_the_first_piece_ends() {
+    let (mut wrong, mut storage) = (String::new(), FieldStorage::new());
+    for row in h1_table::requests().iter().filter(|row| row.expect() == "refused") {
+        for end in 1..row.raw.len().min(200) {
+            let mut scan = HeadScan::default();
+            let outcome = match parse_request(&row.raw[..end], &mut scan, &mut storage, &LIMITS) {
+                Ok(_) => parse_request(&row.raw, &mut scan, &mut storage, &LIMITS).map(|head| head.is_some()),
+                Err(error) => Err(error),
+            };
+            // Without an empty line there may still be something to wait for.
+            let is_ended = row.raw.windows(4).any(|four| four == b"\r\n\r\n");
+            if !is_ended && matches!(outcome, Ok(false)) {
+                continue;
+            }
+            let status = outcome.as_ref().map_err(|error| json!(error.status));
+            if status.err().as_ref() != row.column("status") {
+                wrong += &format!("{}, cut at {end}: {outcome:?}\n", row.name());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 fn check_request(row: &Row) -> Result<(), String> {
     let mut storage = FieldStorage::new();
     let head = parse_request(&row.raw, &mut HeadScan::default(), &mut storage, &LIMITS);

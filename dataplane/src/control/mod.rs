@@ -46,7 +46,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A drain takes at least this long: the workers have to hear of it, and to empty the queues of their sockets.
 const DRAIN_AT_LEAST: Duration = Duration::from_millis(250);
-/// Connections without an exchange may stay this long into a drain: a client may be about to use one.
+/// Connections without an exchange may stay this long into a drain. Those of silent clients are ended within a second or
+/// two; this is for the others, above all for a client in the middle of a request's head.
 const DRAIN_IDLE_FOR: Duration = Duration::from_secs(5);
 /// How long workers may take to begin, and to end.
 const WORKERS_WITHIN: Duration = Duration::from_secs(5);

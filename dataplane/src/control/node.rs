@@ -164,7 +164,7 @@ impl Node {
         if self.is_draining() {
             return Some(Unready::Draining);
         }
-        (!self.workers.are_running()).then_some(Unready::WorkerDown)
+        (!self.workers.are_serving()).then_some(Unready::WorkerDown)
     }
 
     /// Exchanges by generation: those that still have some, and the one that is served. By age.

@@ -1,12 +1,13 @@
 //! Buffers: fixed sizes, taken from a pool of the worker's thread and given back when dropped.
 //!
-//! A buffer that is lent to the kernel moves into the operation, and comes back with it; so it can be neither
-//! touched nor freed while the kernel may write to it. Every buffer keeps room in front, where a rewritten head fits
+//! A buffer that is lent to the kernel moves into the driver, and comes back when the kernel is done with it; so it can be
+//! neither touched nor freed while the kernel may write to it. Every buffer keeps room in front, where a rewritten head fits
 //! without moving the body behind it.
 
 use std::cell::{Cell, RefCell};
 
-use monoio::buf::{IoBuf, IoBufMut};
+/// The memory of a buffer, with its rooms.
+pub(super) type Memory = Box<[u8]>;
 
 /// Payload of a small buffer: a usual head with a prompt of 4 KiB, or one event of a stream. With the rooms around it 8 KiB,
 /// which an allocator has a class for.
@@ -28,8 +29,8 @@ thread_local! {
 }
 
 struct Pool {
-    small: RefCell<Vec<Box<[u8]>>>,
-    large: RefCell<Vec<Box<[u8]>>>,
+    small: RefCell<Vec<Memory>>,
+    large: RefCell<Vec<Memory>>,
     buffers_out: Cell<usize>,
     bytes_out: Cell<usize>,
 }
@@ -49,14 +50,18 @@ impl Pool {
         self.bytes_out.set(self.bytes_out.get() + size);
     }
 
-    fn take(&self, free: &RefCell<Vec<Box<[u8]>>>, bytes: usize) -> Buf {
-        let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
-        let memory = free.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        self.count_out(size);
+    fn take(&self, free: &RefCell<Vec<Memory>>, bytes: usize) -> Buf {
+        let memory = Self::take_memory(free, bytes);
+        self.count_out(memory.len());
         Buf { memory, start: HEADROOM_BYTES as u32, end: HEADROOM_BYTES as u32 }
     }
 
-    fn give_back(&self, memory: Box<[u8]>) {
+    fn take_memory(free: &RefCell<Vec<Memory>>, bytes: usize) -> Memory {
+        let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
+        free.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+    }
+
+    fn give_back(&self, memory: Memory) {
         self.buffers_out.set(self.buffers_out.get() - 1);
         self.bytes_out.set(self.bytes_out.get() - memory.len());
         let (free, kept) = match memory.len() - HEADROOM_BYTES - TAILROOM_BYTES {
@@ -81,10 +86,16 @@ pub(crate) fn bytes_out() -> usize {
     POOL.with(|pool| pool.bytes_out.get())
 }
 
+/// The memory of a small buffer, for the kernel to fill: it becomes a buffer, and counts as one, when it is
+/// [`Buf::received`].
+pub(super) fn lend_small() -> Memory {
+    POOL.with(|pool| Pool::take_memory(&pool.small, SMALL_BYTES))
+}
+
 /// A pooled buffer: `memory[start..end]` is its content, what is behind `end` can be received into.
 #[derive(Debug)]
 pub(crate) struct Buf {
-    memory: Box<[u8]>,
+    memory: Memory,
     start: u32,
     end: u32,
 }
@@ -106,6 +117,13 @@ impl Buf {
         POOL.with(|pool| pool.count_out(size));
         let start = HEADROOM_BYTES as u32;
         Self { memory: vec![0; size].into_boxed_slice(), start, end: start }
+    }
+
+    /// The buffer of `memory`, into which `count` bytes were received behind its headroom.
+    pub(super) fn received(memory: Memory, count: usize) -> Self {
+        POOL.with(|pool| pool.count_out(memory.len()));
+        let start = HEADROOM_BYTES as u32;
+        Self { memory, start, end: start + count as u32 }
     }
 
     /// The content.
@@ -153,12 +171,6 @@ impl Buf {
         self.end = self.end.min(self.start + count as u32);
     }
 
-    /// Forgets the content.
-    pub(crate) fn clear(&mut self) {
-        self.start = HEADROOM_BYTES as u32;
-        self.end = HEADROOM_BYTES as u32;
-    }
-
     /// Puts `head` in front of the content; false, and nothing done, when it does not fit there.
     pub(crate) fn prepend(&mut self, head: &[u8]) -> bool {
         let Some(start) = (self.start as usize).checked_sub(head.len()) else { return false };
@@ -176,6 +188,12 @@ impl Buf {
         self.memory[end..end + tail.len()].copy_from_slice(tail);
         self.end += tail.len() as u32;
         true
+    }
+
+    /// Where bytes can be received, and how many.
+    pub(super) fn room(&mut self) -> (*mut u8, usize) {
+        let bytes = self.spare();
+        (self.tail_mut().as_mut_ptr(), bytes)
     }
 
     /// Everything behind the content, to be written to; [`Buf::advance`] then says how much was.
@@ -199,9 +217,14 @@ impl Buf {
         self.start = mark.0.min(self.end);
     }
 
-    /// The same content in a large buffer, for a head that did not fit into a small one.
-    pub(crate) fn into_large(self) -> Self {
-        if self.is_large() {
+    /// Whether a small buffer would have been filled by this content: then more is likely to follow at once.
+    pub(crate) fn fills_small(&self) -> bool {
+        self.spare() == 0 || self.len() > SMALL_BYTES
+    }
+
+    /// The same content with room behind it: in a large buffer, if it fills a small one.
+    pub(crate) fn with_room(self) -> Self {
+        if self.spare() > 0 || self.is_large() {
             return self;
         }
         let mut large = Self::large();
@@ -219,35 +242,6 @@ impl Drop for Buf {
         let memory = std::mem::take(&mut self.memory);
         // At the end of a thread the pool may be gone before the last buffer: then the allocator takes it.
         let _ = POOL.try_with(|pool| pool.give_back(memory));
-    }
-}
-
-// Receiving goes behind the content.
-// SAFETY: the pointer is into a boxed slice, which does not move with the struct; `bytes_total` bytes behind it are
-// ours; the box lives until the operation gives the buffer back.
-unsafe impl IoBufMut for Buf {
-    fn write_ptr(&mut self) -> *mut u8 {
-        self.tail_mut().as_mut_ptr()
-    }
-
-    fn bytes_total(&mut self) -> usize {
-        self.spare()
-    }
-
-    unsafe fn set_init(&mut self, count: usize) {
-        self.advance(count);
-    }
-}
-
-// Sending takes the content.
-// SAFETY: as for receiving; the content is always initialised, since buffers are zeroed when they are made.
-unsafe impl IoBuf for Buf {
-    fn read_ptr(&self) -> *const u8 {
-        self.bytes().as_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.len()
     }
 }
 
@@ -294,7 +288,7 @@ mod tests {
         assert!(!buf.append(&[0; SMALL_BYTES + TAILROOM_BYTES + 1]));
         assert!(buf.append(&[1; SMALL_BYTES]));
         assert_eq!(buf.spare(), 0, "the room behind the payload is not received into");
-        let mut large = buf.into_large();
+        let mut large = buf.with_room();
         assert!(large.append(b"\r\n"));
         large.truncate(SMALL_BYTES);
         assert_eq!((large.len(), large.spare()), (SMALL_BYTES, LARGE_BYTES - SMALL_BYTES));

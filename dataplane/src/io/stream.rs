@@ -1,70 +1,93 @@
-//! A connected socket on the worker's driver: TCP or Unix, the driver does not mind.
+//! A connected socket of this worker, and any other descriptor whose readiness it waits for.
 
-use std::cell::UnsafeCell;
+use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent};
-use monoio::net::UnixStream;
 use rustix::net::Shutdown;
 
-use super::buf::Buf;
-use crate::sys::event;
-use crate::sys::socket::{self, Peek};
+use super::driver::{self, Input, Readiness, Received, Sent, Want};
+use super::{Buf, home};
+use crate::sys::socket;
 
-/// A connected stream socket.
-///
-/// One receive and one send may be in flight at the same time; both take `&self`, so that a request can go up while
-/// its response comes down. Dropping it closes the socket once no operation is in flight.
+/// One socket. Dropping it closes it. One task at a time may receive, one send, one wait for the hangup.
+#[derive(Debug)]
 pub(crate) struct Stream {
-    // monoio asks for `&mut` to start an operation, but keeps nothing of it: the operation holds its own counted
-    // handle of the descriptor. The cell lets a receive and a send be started side by side on one thread.
-    //
-    // Receive, send and poll are the same for every stream socket, whatever its family. Of monoio's types the one for
-    // Unix sockets is a bare handle; the one for TCP drags a cache of addresses along wherever it is moved.
-    socket: UnsafeCell<UnixStream>,
+    key: u32,
+    fd: RawFd,
+    /// It belongs to the driver of its thread.
+    _here: PhantomData<*const ()>,
 }
 
 impl Stream {
-    /// Takes a connected socket over; its blocking mode must fit the driver (see [`super::sockets_nonblocking`]).
+    /// Takes a descriptor over; its blocking mode must fit the driver (see [`super::sockets_nonblocking`]).
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))?;
-        Ok(Self { socket: UnsafeCell::new(socket) })
+        let raw = fd.as_raw_fd();
+        let key = driver::with(|driver| driver.adopt(fd))?;
+        Ok(Self { key, fd: raw, _here: PhantomData })
     }
 
-    /// Receives once behind the content of `buf`, which comes back with the count; 0 is the peer's end.
-    pub(crate) fn recv(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
-        // SAFETY: the exclusive reference is used only to submit the operation, which ends before this call returns;
-        // the socket is never touched from another thread.
-        unsafe { &mut *self.socket.get() }.read(buf)
+    /// Receives what is there, or what comes next; none is the peer's end. No buffer is held while nothing comes.
+    pub(crate) fn recv(&self) -> impl Future<Output = Received> {
+        self.recv_as(Want::Any)
     }
 
-    /// Waits until there is something to receive, holding no buffer.
-    pub(crate) fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        self.shared().readable(false)
+    /// As [`Stream::recv`], where much is expected: into a large buffer.
+    pub(crate) fn recv_bulk(&self) -> impl Future<Output = Received> {
+        self.recv_as(Want::Bulk)
     }
 
-    /// Waits until the socket takes bytes, or its connect is done.
-    pub(crate) fn writable(&self) -> impl Future<Output = io::Result<()>> {
-        self.shared().writable(false)
+    fn recv_as(&self, want: Want) -> impl Future<Output = Received> {
+        poll_fn(move |context| driver::with(|driver| driver.poll_recv(self.key, want, context)))
+    }
+
+    /// As [`Stream::recv`], behind the content of `buf`. What `buf` has no room for is received by the next call.
+    pub(crate) async fn recv_behind(&self, mut buf: Buf) -> Received {
+        let Some(mut received) = self.recv().await? else { return Ok(None) };
+        let count = received.len().min(buf.spare());
+        buf.append(&received.bytes()[..count]);
+        received.consume(count);
+        if !received.is_empty() {
+            driver::with(|driver| driver.put_back(self.key, received));
+        }
+        Ok(Some(buf))
+    }
+
+    /// Waits until there is something to receive, or the end, and takes nothing.
+    pub(crate) fn poll_input(&self, context: &Context<'_>) -> Poll<Input> {
+        driver::with(|driver| driver.poll_input(self.key, context))
+    }
+
+    /// As [`Stream::poll_input`].
+    pub(crate) fn input(&self) -> impl Future<Output = Input> {
+        poll_fn(|context| self.poll_input(context))
     }
 
     /// Waits until the peer closes its side or resets, whatever it sent before that and is still unread.
-    pub(crate) async fn hangup(&self) -> io::Result<()> {
-        Self::adopt(event::hangup(self)?)?.readable().await
+    pub(crate) fn poll_hangup(&self, context: &Context<'_>) -> Poll<()> {
+        driver::with(|driver| driver.poll_hangup(self.key, context))
+    }
+
+    /// Waits until a descriptor that is no stream socket is readable.
+    pub(crate) fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        self.ready(Readiness::Readable)
+    }
+
+    /// Waits until the connect of this socket is done.
+    pub(crate) fn writable(&self) -> impl Future<Output = io::Result<()>> {
+        self.ready(Readiness::Writable)
+    }
+
+    fn ready(&self, of: Readiness) -> impl Future<Output = io::Result<()>> {
+        poll_fn(move |context| driver::with(|driver| driver.poll_ready(self.key, of, context)))
     }
 
     /// Sends once; what was taken is consumed from `buf`.
-    pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = (io::Result<usize>, Buf)> {
-        // SAFETY: as in `recv`.
-        Sending(unsafe { &mut *self.socket.get() }.write(buf))
-    }
-
-    /// Looks at the receive queue without waiting.
-    pub(crate) fn peek(&self) -> Peek {
-        socket::peek(self)
+    pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = Sent> {
+        Send { stream: self, buf: Some(buf), is_over: false }
     }
 
     /// Sends the end of our side (FIN).
@@ -77,46 +100,78 @@ impl Stream {
         socket::reset_on_close(self);
     }
 
-    /// Gives the descriptor back, for another worker or for the pool. No operation may be in flight.
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        let raw = self.socket.into_inner().into_raw_fd();
-        // SAFETY: `into_raw_fd` gives up the only owner of this descriptor.
-        unsafe { OwnedFd::from_raw_fd(raw) }
+    /// Puts the connection aside: whoever has the lease can go on with it, on this worker or on another. None if it is
+    /// closed, or bytes have come on it that nobody asked for.
+    pub(crate) fn lease(self) -> Option<home::Lease> {
+        let is_quiet = driver::with(|driver| driver.is_quiet(self.key));
+        is_quiet.then(|| home::Lease::new(self.into_key()))
     }
 
-    fn shared(&self) -> &UnixStream {
-        // SAFETY: exclusive references exist only within `recv` and `send`, which do not call here.
-        unsafe { &*self.socket.get() }
+    /// Gives the descriptor up, for another worker; none where [`Stream::lease`] would give none.
+    pub(super) async fn release(self) -> Option<OwnedFd> {
+        let key = self.into_key();
+        poll_fn(|context| driver::with(|driver| driver.poll_release(key, context))).await
+    }
+
+    /// The socket with this key, if it is still quiet; else it is closed.
+    pub(super) fn from_lease(key: u32) -> Option<Self> {
+        let fd = driver::with(|driver| driver.is_quiet(key).then(|| driver.raw_fd(key)));
+        let stream = fd.map(|fd| Self { key, fd, _here: PhantomData });
+        if stream.is_none() {
+            driver::close(key);
+        }
+        stream
+    }
+
+    fn into_key(self) -> u32 {
+        let key = self.key;
+        std::mem::forget(self);
+        key
     }
 }
 
-/// A send under way: consumes what was taken. By hand, since an `async` block would hold the operation twice.
-struct Sending<S>(S);
+impl Drop for Stream {
+    fn drop(&mut self) {
+        driver::close(self.key);
+    }
+}
 
-impl<S: Future<Output = (io::Result<usize>, Buf)>> Future for Sending<S> {
-    type Output = (io::Result<usize>, Buf);
+/// A send under way.
+struct Send<'s> {
+    stream: &'s Stream,
+    /// Until the kernel has it.
+    buf: Option<Buf>,
+    is_over: bool,
+}
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: the operation is pinned with `self` and never moved out of it.
-        let send = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
-        send.poll(context).map(|(result, mut buf)| {
-            if let Ok(count) = result {
-                buf.consume(count);
-            }
-            (result, buf)
-        })
+impl Future for Send<'_> {
+    type Output = Sent;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sent> {
+        let this = &mut *self;
+        let sent = driver::with(|driver| driver.poll_send(this.stream.key, &mut this.buf, context));
+        this.is_over = sent.is_ready();
+        sent
+    }
+}
+
+impl Drop for Send<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && self.buf.is_none() {
+            driver::with(|driver| driver.forget_send(self.stream.key));
+        }
     }
 }
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
-        self.shared().as_raw_fd()
+        self.fd
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor stays open as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }
+        // SAFETY: the driver keeps the descriptor open until this stream is dropped.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }

@@ -79,6 +79,7 @@ pub(crate) async fn accept(
             Ok(is_empty) if stopped && is_empty => return Ok(()),
             Ok(_) => {}
             Err(error) => {
+                ingress.stats().accept_failures.increment();
                 warn!(listener = ingress.name(), %error, "cannot accept; waiting for connections to close");
                 driver::sleep(EXHAUSTED_PAUSE).await;
             }

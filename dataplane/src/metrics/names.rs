@@ -113,7 +113,7 @@ mod tables {
         gauge("millrace_connections", "Open client connections.", |listener| listener.connections.value()),
         counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
         counter("millrace_connections_refused_total", "Client connections closed at once because a limit was reached.", |listener| listener.refused.value()),
-        counter("millrace_accept_failures_total", "Failures to accept a connection.", |listener| listener.accept_failures.value()),
+        counter("millrace_accept_failures_total", "Times that no connection could be accepted: out of descriptors or memory.", |listener| listener.accept_failures.value()),
         counter("millrace_listener_received_bytes_total", "Bytes from clients.", |listener| listener.bytes_in.value()),
         counter("millrace_listener_sent_bytes_total", "Bytes to clients.", |listener| listener.bytes_out.value()),
     ];

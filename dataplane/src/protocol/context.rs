@@ -2,19 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use dataplane_core::h1::{FieldStorage, HeadLimits};
 use dataplane_core::limit::Admission;
 use dataplane_core::snapshot::{EndpointId, RouteEntry, Snapshot};
-use dataplane_core::stats::{Gauge, ListenerStats, RouteStats, WorkerStats};
+use dataplane_core::stats::{Gauge, RouteStats, WorkerStats};
 use quanta::Clock;
 
 use super::ident::RequestId;
+use super::ingress::Ingress;
 use crate::io::{Ticks, now};
 use crate::metrics::access::AccessLog;
-use crate::upstream::{Cluster, Pools, Shelves};
+use crate::upstream::{Cluster, Pool, Pools, Shelves};
 
 /// Lines about failed exchanges that one worker logs in a second.
 const LOG_LINES_MAX: u32 = 10;
@@ -108,32 +109,6 @@ impl View {
     }
 }
 
-/// What one listener is to a worker. It outlives snapshots: connections accepted on it stay.
-#[derive(Debug)]
-pub(crate) struct Ingress {
-    name: String,
-    /// Its place in the current snapshot; none once a reload has removed it.
-    index: Cell<Option<usize>>,
-    stats: Arc<ListenerStats>,
-}
-
-impl Ingress {
-    /// The listener's name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its index in the current snapshot's route table.
-    pub(crate) fn index(&self) -> Option<usize> {
-        self.index.get()
-    }
-
-    /// Its counters on this worker.
-    pub(crate) fn stats(&self) -> &ListenerStats {
-        &self.stats
-    }
-}
-
 /// What the exchanges of one worker share.
 pub(crate) struct Context {
     worker: usize,
@@ -142,6 +117,10 @@ pub(crate) struct Context {
     view: RefCell<Option<Rc<View>>>,
     pools: RefCell<Pools>,
     ingresses: RefCell<Vec<Rc<Ingress>>>,
+    /// Pools of endpoints that no snapshot names any more, while exchanges of earlier views go on.
+    unnamed: RefCell<Vec<Weak<Pool>>>,
+    /// Those that the current snapshot does not have any more, while connections of theirs go on.
+    retired: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
     /// The second that the last line was logged in, and how many lines that were.
     logged: Cell<(u64, u32)>,
@@ -163,6 +142,8 @@ impl Context {
             view: RefCell::new(None),
             pools: RefCell::default(),
             ingresses: RefCell::default(),
+            unnamed: RefCell::default(),
+            retired: RefCell::default(),
             draining: Cell::new(false),
             logged: Cell::new((0, 0)),
             clock: Clock::new(),
@@ -175,24 +156,45 @@ impl Context {
     /// Serves by `live` from the next exchange on.
     pub(crate) fn apply(&self, live: Arc<Live>) {
         let mut pools = self.pools.borrow_mut();
-        let before = self.view.borrow_mut().take();
+        let before = self.view();
         let view = View::new(live, before.as_deref(), &mut pools, self.worker);
-        pools.retain(|id, _| view.live.shelves.contains_key(id));
-        for ingress in self.ingresses.borrow().iter() {
-            ingress.index.set(view.live.snapshot.listener(&ingress.name));
+        let unnamed = pools.extract_if(|id, _| !view.live.shelves.contains_key(id));
+        self.unnamed.borrow_mut().extend(unnamed.map(|(_, pool)| Rc::downgrade(&pool)));
+        drop(pools);
+        self.empty_unnamed();
+        if let Some(before) = before {
+            self.retire(&view.live.snapshot, &before);
         }
         self.view.replace(Some(Rc::new(view)));
     }
 
-    /// The listener with this name, as known to this worker; none where the current snapshot has no such listener.
+    /// Lets each listener follow `snapshot`; those that it does not have stay with the view `before`.
+    fn retire(&self, snapshot: &Snapshot, before: &Rc<View>) {
+        self.ingresses.borrow_mut().retain(|ingress| match snapshot.listener(ingress.name()) {
+            Some(index) => {
+                ingress.follow(index);
+                true
+            }
+            None => {
+                ingress.retire(now(), Rc::clone(before));
+                self.retired.borrow_mut().push(Rc::clone(ingress));
+                false
+            }
+        });
+    }
+
+    /// The listener with this name, as known to this worker: of the current snapshot, or one that was just removed.
     pub(crate) fn ingress(&self, name: &str) -> Option<Rc<Ingress>> {
-        if let Some(ingress) = self.ingresses.borrow().iter().find(|ingress| ingress.name == name) {
+        let named = |ingress: &&Rc<Ingress>| ingress.name() == name;
+        if let Some(ingress) = self.ingresses.borrow().iter().find(named) {
             return Some(Rc::clone(ingress));
         }
-        let view = self.view.borrow().clone()?;
-        let index = view.live.snapshot.listener(name)?;
+        let view = self.view()?;
+        let Some(index) = view.live.snapshot.listener(name) else {
+            return self.retired.borrow().iter().rfind(named).cloned();
+        };
         let stats = Arc::clone(&view.live.snapshot.listeners[index].stats[self.worker]);
-        let ingress = Rc::new(Ingress { name: name.to_owned(), index: Cell::new(Some(index)), stats });
+        let ingress = Rc::new(Ingress::new(name, index, stats));
         self.ingresses.borrow_mut().push(Rc::clone(&ingress));
         Some(ingress)
     }
@@ -258,10 +260,29 @@ impl Context {
         lines <= LOG_LINES_MAX
     }
 
-    /// Closes idle upstream connections that are dead or too old.
+    /// Ends connections of either side that are of no more use. Called each tick.
+    pub(crate) fn end_unused(&self) {
+        self.empty_unnamed();
+        self.retired.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
+        if self.is_draining() {
+            self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
+        }
+    }
+
+    /// Closes idle upstream connections that are dead or too old, and forgets listeners that are gone.
     pub(crate) fn sweep(&self) {
+        let is_needed = |ingress: &Rc<Ingress>| Rc::strong_count(ingress) > 1 || !ingress.is_forgotten(now());
+        self.retired.borrow_mut().retain(is_needed);
         let Some(view) = self.view() else { return };
         view.clusters.iter().for_each(|cluster| cluster.sweep());
+    }
+
+    /// Closes idle connections to endpoints that are not used any more; an exchange that ends late may bring another one.
+    fn empty_unnamed(&self) {
+        self.unnamed.borrow_mut().retain(|pool| {
+            let pool = pool.upgrade();
+            pool.inspect(|pool| _ = pool.sweep(u64::MAX, 0)).is_some()
+        });
     }
 }
 

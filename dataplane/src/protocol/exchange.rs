@@ -14,10 +14,11 @@ use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
 use proto::config::HostHeader;
 
-use super::context::{Context, Ingress, RouteView, View};
+use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
+use super::ingress::Ingress;
 use crate::io::{Buf, Deadlines, Side, Stream, Timer};
-use crate::upstream::{ConnectFailure, InFlight, connect};
+use crate::upstream::{ConnectFailure, Endpoint, InFlight, connect};
 
 /// An exchange from its routed request to its end.
 pub(crate) struct Exchange {
@@ -174,18 +175,14 @@ impl Exchange {
         let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
         let (stream, is_reused) = match idle {
             Some(stream) => (stream, true),
-            None => {
-                // A connect is rare, and its future large: boxed, it is not carried along by every exchange.
-                let socket = &route.cluster.entry.config.socket;
-                match Box::pin(connect(&endpoint, socket, deadlines, route.connect)).await {
-                    Ok(stream) => (stream, false),
-                    Err(ConnectFailure { kind, error }) => {
-                        tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
-                        endpoint.stats.failures.increment();
-                        return Err((Failed { kind, phase: Phase::Connecting }, request));
-                    }
+            // This is rare, and its future large: boxed, it is not carried along by every exchange.
+            None => match Box::pin(self.obtain(&endpoint, may_reuse, deadlines)).await {
+                Ok(obtained) => obtained,
+                Err(kind) => {
+                    endpoint.stats.failures.increment();
+                    return Err((Failed { kind, phase: Phase::Connecting }, request));
                 }
-            }
+            },
         };
         deadlines.aim(Side::Exchange, stream.as_raw_fd());
         let mark = request.mark();
@@ -205,6 +202,25 @@ impl Exchange {
         self.tally.sent.set(self.context.stamp());
         self.kept.replace(Some(request));
         Ok(Reached { stream, endpoint, index, is_reused })
+    }
+
+    /// A connection that this worker has not had idle: another worker's, or a new one. True when it has served before.
+    async fn obtain(
+        &self,
+        endpoint: &Endpoint,
+        may_reuse: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(Stream, bool), FaultKind> {
+        let route = self.route();
+        if may_reuse && let Some(stream) = route.cluster.take_from_others(endpoint).await {
+            return Ok((stream, true));
+        }
+        let socket = &route.cluster.entry.config.socket;
+        let connected = connect(endpoint, socket, deadlines, route.connect).await;
+        connected.map(|stream| (stream, false)).map_err(|ConnectFailure { kind, error }| {
+            tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+            kind
+        })
     }
 
     /// What follows a try that failed: the next one, with the request to send.

@@ -7,7 +7,9 @@ mod context;
 mod exchange;
 mod h1;
 mod ident;
-mod watch;
+mod ingress;
+mod warm;
 
-pub(crate) use context::{Context, Ingress, Live};
+pub(crate) use context::{Context, Live};
 pub(crate) use h1::{Connection, serve};
+pub(crate) use ingress::Ingress;

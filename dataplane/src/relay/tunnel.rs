@@ -56,27 +56,28 @@ async fn one_way(
     count: &Cell<u64>,
     moved: impl Fn(),
 ) -> bool {
-    let mut buf = early.unwrap_or_else(Buf::small);
-    count.set(buf.len() as u64);
+    let mut next = early;
+    let mut is_full = false;
     loop {
-        while !buf.is_empty() {
-            let (result, sent) = to.send(buf).await;
-            buf = sent;
-            if !matches!(result, Ok(1..)) {
-                return false;
+        if let Some(mut buf) = next {
+            count.set(count.get() + buf.len() as u64);
+            is_full = buf.fills_small();
+            while !buf.is_empty() {
+                let (result, sent) = to.send(buf).await;
+                buf = sent;
+                if !matches!(result, Ok(1..)) {
+                    return false;
+                }
             }
         }
-        buf.clear();
-        let (result, received) = from.recv(buf).await;
-        buf = received;
-        match result {
-            Ok(0) => {
+        next = match if is_full { from.recv_bulk().await } else { from.recv().await } {
+            Ok(None) => {
                 to.shutdown_write();
                 return true;
             }
-            Ok(bytes) => count.set(count.get() + bytes as u64),
+            Ok(received) => received,
             Err(_) => return false,
-        }
+        };
         moved();
     }
 }

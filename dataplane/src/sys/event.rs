@@ -1,11 +1,10 @@
-//! The descriptors that wake a worker: an event (somebody left a message), a periodic timer (the clock ticked), and the
-//! hangup of a socket.
+//! The descriptors that wake a worker: an event (somebody left a message) and a periodic timer (the clock ticked).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -27,14 +26,6 @@ pub(crate) fn periodic_timer(period: Duration) -> io::Result<OwnedFd> {
     let spec = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: i64::from(period.subsec_nanos()) };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: spec, it_value: spec })?;
     Ok(timer)
-}
-
-/// A descriptor that becomes readable when the peer of `socket` closes its side or resets, although bytes that it sent
-/// before are still unread: waiting for readiness of the socket itself would not tell the one from the other.
-pub(crate) fn hangup(socket: impl AsFd) -> io::Result<OwnedFd> {
-    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&watch, socket, epoll::EventData::new_u64(0), epoll::EventFlags::RDHUP)?;
-    Ok(watch)
 }
 
 /// Takes the counter of an event or a timer: how often it fired since the last take; 0 when it did not.

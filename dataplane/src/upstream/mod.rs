@@ -104,20 +104,28 @@ impl Cluster {
         &self.stats
     }
 
-    /// Takes an idle connection to `endpoint`, of this worker or of another.
+    /// Takes an idle connection of this worker to `endpoint`.
     pub(crate) fn take_idle(&self, endpoint: &Endpoint) -> Option<Stream> {
         let search = endpoint.pool.take(now_ms(), self.idle_timeout_ms);
         endpoint.stats.pool_stale.add(search.stale);
-        let Some(taken) = search.found else {
-            endpoint.stats.pool_misses.increment();
-            return None;
-        };
-        if taken.from_another {
-            endpoint.stats.pool_takes.increment();
-        } else {
+        if search.found.is_some() {
             endpoint.stats.pool_hits.increment();
         }
-        Some(taken.stream)
+        search.found
+    }
+
+    /// Takes an idle connection of another worker to `endpoint`.
+    pub(crate) async fn take_from_others(&self, endpoint: &Endpoint) -> Option<Stream> {
+        if !endpoint.pool.others_have_some() {
+            endpoint.stats.pool_misses.increment();
+            return None;
+        }
+        let search = endpoint.pool.take_from_others(now_ms(), self.idle_timeout_ms).await;
+        endpoint.stats.pool_stale.add(search.stale);
+        let counter =
+            if search.found.is_some() { &endpoint.stats.pool_takes } else { &endpoint.stats.pool_misses };
+        counter.increment();
+        search.found
     }
 
     /// Keeps a connection on which a whole exchange has ended cleanly.

@@ -1,23 +1,20 @@
 //! Idle connections of one endpoint: a LIFO shelf for each worker, from which the others may take when theirs is empty.
 //!
 //! The newest connection is used first, so that surplus ones grow old at the other end and are closed. A shelf holds
-//! bare descriptors with no operation in flight, so any worker can go on with them. No locks: each shelf is a
+//! leases: its own worker has the connection at once, another worker gets it by post. No locks: each shelf is a
 //! work-stealing deque (Chase and Lev, "Dynamic Circular Work-Stealing Deque", 2005).
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_deque::{Steal, Stealer, Worker};
 use crossbeam_queue::ArrayQueue;
 
-use crate::io::{Stream, now};
-use crate::sys::socket::{self, Peek};
+use crate::io::{Lease, Stream, now};
 
 /// An idle connection and when it became so, in milliseconds of the process's clock.
 #[derive(Debug)]
 struct Idle {
-    fd: OwnedFd,
+    lease: Lease,
     since_ms: u64,
 }
 
@@ -54,16 +51,9 @@ pub(crate) struct Pool {
     worker: usize,
 }
 
-/// A connection that came from a shelf.
-pub(crate) struct Taken {
-    pub(crate) stream: Stream,
-    /// It had been put there by another worker.
-    pub(crate) from_another: bool,
-}
-
-/// What was found on the shelves, with how many dead connections were thrown away on the way.
+/// What was found on a shelf, with how many dead connections were thrown away on the way.
 pub(crate) struct Search {
-    pub(crate) found: Option<Taken>,
+    pub(crate) found: Option<Stream>,
     pub(crate) stale: u64,
 }
 
@@ -80,38 +70,51 @@ impl Pool {
         self.own.len()
     }
 
-    /// Takes the newest live connection of this worker, else the oldest live one of another.
-    /// What the origin has closed, what it has sent something on unasked, and what is older than `idle_timeout_ms`
-    /// is closed on the way.
+    /// Takes the newest live connection of this worker. What the origin has closed, what it has sent something on unasked,
+    /// and what is older than `idle_timeout_ms` is closed on the way.
     pub(crate) fn take(&self, now_ms: u64, idle_timeout_ms: u64) -> Search {
         let mut stale = 0;
-        let fresh = |idle: Idle, stale: &mut u64| {
-            let usable = is_usable(&idle, now_ms, idle_timeout_ms);
-            *stale += u64::from(!usable);
-            usable.then(|| Stream::adopt(idle.fd)).and_then(io::Result::ok)
-        };
         while let Some(idle) = self.own.pop() {
-            if let Some(stream) = fresh(idle, &mut stale) {
-                return Search { found: Some(Taken { stream, from_another: false }), stale };
+            if let Some(stream) = idle.fresh(now_ms, idle_timeout_ms).and_then(Lease::redeem) {
+                return Search { found: Some(stream), stale };
             }
+            stale += 1;
         }
+        Search { found: None, stale }
+    }
+
+    /// Takes the oldest live connection of another worker, on the same terms.
+    pub(crate) async fn take_from_others(&self, now_ms: u64, idle_timeout_ms: u64) -> Search {
+        let mut stale = 0;
         for (worker, stealer) in self.shelves.stealers.iter().enumerate() {
-            if worker == self.worker || stealer.is_empty() {
+            if worker == self.worker {
                 continue;
             }
             while let Some(idle) = steal(stealer) {
-                if let Some(stream) = fresh(idle, &mut stale) {
-                    return Search { found: Some(Taken { stream, from_another: true }), stale };
+                if let Some(lease) = idle.fresh(now_ms, idle_timeout_ms)
+                    && let Some(stream) = lease.claim().await
+                {
+                    return Search { found: Some(stream), stale };
                 }
+                stale += 1;
             }
         }
         Search { found: None, stale }
     }
 
+    /// Whether another worker has something to take.
+    pub(crate) fn others_have_some(&self) -> bool {
+        let mut others =
+            self.shelves.stealers.iter().enumerate().filter(|(worker, _)| *worker != self.worker);
+        others.any(|(_, stealer)| !stealer.is_empty())
+    }
+
     /// Puts a connection on this worker's shelf, unless `most` are there already: then it is closed.
     pub(crate) fn put(&self, stream: Stream, now_ms: u64, most: usize) {
-        if self.own.len() < most {
-            self.own.push(Idle { fd: stream.into_fd(), since_ms: now_ms });
+        if self.own.len() < most
+            && let Some(lease) = stream.lease()
+        {
+            self.own.push(Idle { lease, since_ms: now_ms });
         }
     }
 
@@ -122,7 +125,7 @@ impl Pool {
         // Oldest first, each put back behind the others: after one round the order is as it was.
         for _ in 0..self.own.len() {
             let Some(idle) = steal(stealer) else { break };
-            if is_usable(&idle, now_ms, idle_timeout_ms) {
+            if idle.is_fresh(now_ms, idle_timeout_ms) && idle.lease.is_quiet() {
                 self.own.push(idle);
             } else {
                 closed += 1;
@@ -138,10 +141,14 @@ pub(crate) fn now_ms() -> u64 {
     now() * crate::io::TICK.as_millis() as u64
 }
 
-fn is_usable(idle: &Idle, now_ms: u64, idle_timeout_ms: u64) -> bool {
-    // Bytes that nobody asked for would be taken for the answer to the next request: such a connection is as bad as a
-    // closed one.
-    now_ms.saturating_sub(idle.since_ms) <= idle_timeout_ms && socket::peek(&idle.fd) == Peek::Quiet
+impl Idle {
+    fn is_fresh(&self, now_ms: u64, idle_timeout_ms: u64) -> bool {
+        now_ms.saturating_sub(self.since_ms) <= idle_timeout_ms
+    }
+
+    fn fresh(self, now_ms: u64, idle_timeout_ms: u64) -> Option<Lease> {
+        self.is_fresh(now_ms, idle_timeout_ms).then_some(self.lease)
+    }
 }
 
 fn steal(stealer: &Stealer<Idle>) -> Option<Idle> {
@@ -157,57 +164,61 @@ fn steal(stealer: &Stealer<Idle>) -> Option<Idle> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
 
     use super::*;
+    use crate::io::{Mode, run, turn};
 
     /// A connected pair: our end, the origin's end.
-    fn pair() -> (OwnedFd, TcpStream) {
+    fn pair() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (ours.into(), listener.accept().unwrap().0)
+        (Stream::adopt(ours.into()).unwrap(), listener.accept().unwrap().0)
     }
 
     fn shelve(pool: &Pool, since_ms: u64) -> TcpStream {
-        let (fd, origin) = pair();
-        pool.own.push(Idle { fd, since_ms });
+        let (stream, origin) = pair();
+        pool.put(stream, since_ms, usize::MAX);
         origin
     }
 
-    /// Streams need a driver around them.
-    fn on_a_worker(test: impl FnOnce()) {
-        crate::io::run(crate::io::Mode::Epoll, async { test() }).unwrap();
+    /// Which of `origins` a connection leads to.
+    fn origin_of(stream: &Stream, origins: &[TcpStream]) -> usize {
+        let ours = SocketAddr::try_from(rustix::net::getsockname(stream).unwrap()).unwrap();
+        origins.iter().position(|origin| origin.peer_addr().unwrap() == ours).unwrap()
+    }
+
+    /// Runs a test where sockets have a driver.
+    fn on_a_worker(test: impl AsyncFnOnce()) {
+        run(Mode::Epoll, test()).unwrap();
     }
 
     #[test]
-    fn takes_the_newest_of_its_own_then_the_oldest_of_another() {
-        on_a_worker(|| {
+    fn takes_the_newest_of_its_own_and_the_oldest_of_another() {
+        on_a_worker(async || {
             let shelves = Arc::new(Shelves::new(2));
             let [first, second] = [0, 1].map(|worker| Pool::new(Arc::clone(&shelves), worker));
             let origins = [shelve(&first, 1), shelve(&first, 2), shelve(&second, 3)];
-            let took = |search: Search| {
-                let taken = search.found.expect("a live connection is there");
-                let peer = rustix::net::getsockname(&taken.stream).unwrap();
-                let address = std::net::SocketAddr::try_from(peer).unwrap();
-                let which = origins.iter().position(|origin| origin.peer_addr().unwrap() == address);
-                (which.unwrap(), taken.from_another)
-            };
-            assert_eq!(took(second.take(3, 1000)), (2, false));
-            assert_eq!(took(second.take(3, 1000)), (0, true));
-            assert_eq!(took(second.take(3, 1000)), (1, true));
-            assert!(second.take(3, 1000).found.is_none());
+            let took =
+                |search: Search| origin_of(&search.found.expect("a live connection is there"), &origins);
+            assert_eq!(took(second.take(3, 1000)), 2);
+            assert!(second.take(3, 1000).found.is_none() && second.others_have_some());
+            assert_eq!(took(second.take_from_others(3, 1000).await), 0);
+            assert_eq!(took(second.take_from_others(3, 1000).await), 1);
+            assert!(second.take_from_others(3, 1000).await.found.is_none() && !second.others_have_some());
         });
     }
 
     #[test]
     fn never_gives_out_what_is_closed_or_spoken_on_or_old() {
-        on_a_worker(|| {
+        on_a_worker(async || {
             let pool = Pool::new(Arc::new(Shelves::new(1)), 0);
             let _old = shelve(&pool, 0);
             drop(shelve(&pool, 5000));
             let mut speaking = shelve(&pool, 5000);
             speaking.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
-            // Both ends are on the loopback: what was sent or closed has arrived when the call returns.
+            // Both ends are on the loopback: what was sent or closed has arrived, and the driver hears of it.
+            turn().await;
             let search = pool.take(5001, 1000);
             assert!(search.found.is_none());
             assert_eq!(search.stale, 3);
@@ -216,10 +227,11 @@ mod tests {
 
     #[test]
     fn sweep_closes_the_dead_and_keeps_the_order_of_the_living() {
-        on_a_worker(|| {
+        on_a_worker(async || {
             let pool = Pool::new(Arc::new(Shelves::new(1)), 0);
             let _origins = [shelve(&pool, 10), shelve(&pool, 900), shelve(&pool, 901)];
             drop(shelve(&pool, 902));
+            turn().await;
             assert_eq!(pool.sweep(1020, 1000), 2);
             assert_eq!(pool.idle(), 2);
             assert_eq!(pool.own.pop().unwrap().since_ms, 901);
@@ -228,14 +240,13 @@ mod tests {
 
     #[test]
     fn keeps_no_more_than_it_may() {
-        on_a_worker(|| {
+        on_a_worker(async || {
             let pool = Pool::new(Arc::new(Shelves::new(1)), 0);
-            let origins = [pair(), pair()].map(|(fd, origin)| {
-                pool.put(Stream::adopt(fd).unwrap(), 0, 1);
+            let _origins = [pair(), pair()].map(|(stream, origin)| {
+                pool.put(stream, 0, 1);
                 origin
             });
             assert_eq!(pool.idle(), 1);
-            drop(origins);
         });
     }
 }

@@ -48,10 +48,16 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts the program and waits until it is ready.
     pub(crate) fn start(config: &Config) -> Self {
+        Self::start_as(config, |program| Command::new(program))
+    }
+
+    /// As [`Proxy::start`], by a command that becomes the program.
+    pub(crate) fn start_as(config: &Config, command: impl Fn(&Path) -> Command) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-story-").tempdir().unwrap();
         let path = dir.path().join("edge.toml");
         std::fs::write(&path, config.render(dir.path())).unwrap();
-        let mut child = program(&["run", "-c", path.to_str().unwrap()]).spawn().unwrap();
+        let command = command(Path::new(PROGRAM));
+        let mut child = with_arguments(command, &["run", "-c", path.to_str().unwrap()]).spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().unwrap(), &output);
         collect(child.stderr.take().unwrap(), &output);
@@ -127,19 +133,27 @@ impl Proxy {
 
     /// Asks the admin API; the body is null where it is not JSON.
     pub(crate) fn admin(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        // A process that hands over closes admin connections that have not asked yet: who only reads asks again.
+        let again = || if method == "GET" { self.try_admin(method, path, body) } else { None };
         let (status, body) = self
             .try_admin(method, path, body)
+            .or_else(again)
             .unwrap_or_else(|| panic!("the admin API does not answer:\n{}", self.output()));
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
-    fn try_admin(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-        let mut wire = Wire::try_connect_unix(&self.admin_socket()).ok()?;
+    /// Asks the admin API, whose answer is still to be read from the connection.
+    pub(crate) fn begin_admin(&self, method: &str, path: &str, body: &str) -> std::io::Result<Wire> {
+        let mut wire = Wire::try_connect_unix(&self.admin_socket())?;
         let length = body.len();
         wire.try_send(format!(
             "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        ))
-        .ok()?;
+        ))?;
+        Ok(wire)
+    }
+
+    fn try_admin(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        let mut wire = self.begin_admin(method, path, body).ok()?;
         let head = wire.try_head().ok()?;
         let body = wire.try_body(&head).ok()?;
         Some((head.status(), String::from_utf8(body).ok()?))
@@ -286,9 +300,8 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// The program with these arguments, in an environment that says nothing to it.
-fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+/// The command with these arguments, in an environment that says nothing to the program.
+fn with_arguments(mut command: Command, arguments: &[&str]) -> Command {
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "RUST_LOG"] {
         command.env_remove(name);
@@ -298,7 +311,7 @@ fn program(arguments: &[&str]) -> Command {
 
 /// Runs the program to its end, which has to come soon.
 pub(crate) fn run_to_end(arguments: &[&str]) -> Ended {
-    let mut child = program(arguments).spawn().unwrap();
+    let mut child = with_arguments(Command::new(PROGRAM), arguments).spawn().unwrap();
     // Beside the wait: what does not fit into a pipe would keep the program from ending.
     let stdout = read_all(child.stdout.take().unwrap());
     let stderr = read_all(child.stderr.take().unwrap());

@@ -83,6 +83,7 @@ pub fn parse_request<'b>(
         }
         Ok(httparse::Status::Complete(_)) => Err(too_large(buf, limits).into()),
         Ok(httparse::Status::Partial) => Ok(wait(buf, scan, limits).map(|()| None)?),
+        Err(httparse::Error::Version) if is_version_cut(buf) => Ok(wait(buf, scan, limits).map(|()| None)?),
         Err(error) => Err(diagnose(&buf[skipped..], error).into()),
     }
 }
@@ -190,6 +191,18 @@ fn too_large(buf: &[u8], limits: &HeadLimits) -> HeadErrorKind {
     let within = &buf[..buf.len().min(limits.bytes)];
     let line = within.trim_ascii_start();
     if line.contains(&b'\n') { HeadErrorKind::HeadTooLarge } else { HeadErrorKind::TargetTooLong }
+}
+
+/// Whether the input ends within a version other than ours, which httparse refuses before it is whole: only when it is can
+/// it be told from what is no version at all.
+#[cold]
+fn is_version_cut(head: &[u8]) -> bool {
+    match head.rsplit(|byte| byte.is_ascii_whitespace()).next() {
+        Some([b'H', b'T', b'T', b'P', b'/', major] | [b'H', b'T', b'T', b'P', b'/', major, b'.']) => {
+            major.is_ascii_digit()
+        }
+        Some(_) | None => false,
+    }
 }
 
 /// Finds out what it was that httparse did not take: it says which part, but neither where nor why.

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::*;
+use crate::control::node::Unready;
 use crate::control::node::tests::TestNode;
 use crate::sys::socket;
 
@@ -89,6 +90,98 @@ async fn serves_by_what_was_applied() {
         assert_serves(address(&node, "http")).await;
     }
     assert_eq!(node.unready(), None);
+}
+
+/// What a worker is made to panic by is a config that was built for fewer workers: it finds nothing of its own there.
+#[tokio::test]
+async fn a_worker_that_panics_gets_its_sockets_again_and_cuts_nobody() {
+    let [node, smaller] = [2, 1].map(TestNode::start);
+    let [mut applier, mut other] = [&node, &smaller].map(applier);
+    let origin = echo().await;
+    let config = text("127.0.0.1:0", "", origin);
+    applier.apply(&config).await.unwrap();
+    other.apply(&config).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n";
+    let mut begun = Vec::new();
+    for _ in 0..16 {
+        let mut client = TcpStream::connect(address(&node, "http")).await.unwrap();
+        client.write_all(&[&head[..], b"abc"].concat()).await.unwrap();
+        begun.push(client);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(TcpStream::connect(address(&node, "http")).await.unwrap());
+    }
+    eventually(|| node.streams() == 16 && node.connections() == 32).await;
+    let on_second = node.worker_stats[1].requests_in_flight.value();
+    let silent_on_first = node.worker_stats[0].connections.value() - (16 - on_second);
+    assert!(on_second > 0 && silent_on_first < 16, "the kernel gave all of them to one worker");
+
+    node.workers.post(1, Order::Apply(Arc::clone(&smaller.applied().unwrap().live)));
+    eventually(|| node.workers.restarts() == [0, 1] && node.workers.are_running()).await;
+    assert_eq!(node.unready(), Some(Unready::WorkerDown), "it turns again, but has nothing to serve");
+    assert_eq!(node.streams(), 16, "what it had begun goes on");
+    applier.equip(1);
+    eventually(|| node.unready().is_none()).await;
+
+    let mut ended = 0;
+    for mut client in begun {
+        client.write_all(b"def").await.unwrap();
+        let mut answer = [0; 4096];
+        let count = tokio::time::timeout(PATIENCE, client.read(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("abcdef"), "{answer}");
+        ended += u64::from(answer.contains("Connection: close"));
+    }
+    assert_eq!(ended, on_second, "its connections end with what they had begun, the others stay");
+    for client in &mut silent[..8] {
+        client.write_all(&[&head[..], b"abcdef"].concat()).await.unwrap();
+        let mut status = [0; 12];
+        tokio::time::timeout(PATIENCE, client.read_exact(&mut status)).await.unwrap().unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200", "a client that was silent is still served");
+    }
+    // Nobody is left waiting at a socket that no one accepts on.
+    for _ in 0..40 {
+        let mut client = TcpStream::connect(address(&node, "http")).await.unwrap();
+        client.write_all(&[&head[..], b"abcdef"].concat()).await.unwrap();
+        let read = tokio::time::timeout(PATIENCE, client.read(&mut [0; 4096])).await;
+        assert!(read.expect("nobody answers").unwrap() > 0);
+    }
+    eventually(|| node.connections() == silent_on_first && node.worker_stats[1].connections.value() == 0)
+        .await;
+    drop(silent);
+}
+
+/// Answers each request with its body of six bytes.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.windows(10).any(|end| end.starts_with(b"\r\n\r\n")) {
+                    if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let body = &request[request.len() - 6..];
+                let answer =
+                    [&b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n"[..], body];
+                let _ = stream.write_all(&answer.concat()).await;
+            });
+        }
+    });
+    address
+}
+
+async fn eventually(done: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come about");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]

@@ -9,12 +9,10 @@ use proto::config::{Config, Driver};
 use super::text::{grouped, kernel_version, read, read_number, status_field};
 use super::{Finding, Host};
 
-/// `IORING_SETUP_COOP_TASKRUN`, without which a relayed request costs about a third more CPU, came with 5.19.
-const COOP_TASKRUN: (u32, u32) = (5, 19);
-/// `IORING_SETUP_SINGLE_ISSUER` came with 6.0.
-const SINGLE_ISSUER: (u32, u32) = (6, 0);
+/// `IORING_SETUP_DEFER_TASKRUN`, the newest thing that the workers' rings need, came with 6.1.
+const DEFER_TASKRUN: (u32, u32) = (6, 1);
 
-/// Newer kernels run io_uring with less work.
+/// Older kernels have no rings such as the workers use.
 pub(super) fn version(host: &Host<'_>, config: Option<&Config>) -> Finding {
     const NAME: &str = "kernel";
     let path = "proc/sys/kernel/osrelease";
@@ -22,13 +20,12 @@ pub(super) fn version(host: &Host<'_>, config: Option<&Config>) -> Finding {
     let Some(version) = kernel_version(&release) else {
         return Finding::warn(NAME, format!("{release}: not a version"), "uname -r");
     };
-    if version >= SINGLE_ISSUER || driver(config) == Driver::Epoll {
+    if version >= DEFER_TASKRUN || driver(config) == Driver::Epoll {
         return Finding::ok(NAME, release);
     }
-    let lacks = if version >= COOP_TASKRUN { "SINGLE_ISSUER (6.0)" } else { "COOP_TASKRUN (5.19)" };
     Finding::warn(
         NAME,
-        format!("{release}: io_uring lacks {lacks}, so each request costs more"),
+        format!("{release}: io_uring lacks DEFER_TASKRUN (6.1); workers run on epoll, which costs more CPU"),
         "install Linux 6.1 or newer (Debian 12: apt-get install linux-image-amd64, then reboot)",
     )
 }

@@ -14,7 +14,7 @@ use dataplane_core::retry::Phase;
 use super::super::exchange::{Exchange, Failed, Reached, count, phase_after_send};
 use super::Connection;
 use super::request::{PSEUDONYM, put_head};
-use crate::io::{Buf, SMALL_BYTES, Side, Timer};
+use crate::io::{Buf, Side, Timer};
 use crate::relay::Transit;
 
 /// A response that was passed on to its end.
@@ -64,34 +64,32 @@ pub(super) async fn answer(
     let mut is_full = buf.spare() == 0;
     loop {
         if !buf.is_empty() {
-            buf = send(client, exchange, buf).await.map_err(started)?;
+            send(client, exchange, buf).await.map_err(started)?;
             exchange.stamp_sent();
         }
         if opening.is_whole {
             return Ok(opening.answered);
         }
-        buf.clear();
-        if is_full != buf.is_large() {
-            buf = if is_full { Buf::large() } else { Buf::small() };
-        }
         client.deadlines.arm(Side::Upstream, Timer::Idle, upstream.as_raw_fd(), idle);
-        let (received, filled) = upstream.recv(buf).await;
-        buf = filled;
-        match received {
-            Ok(1..) => exchange.stamp_chunk(),
-            Ok(0) if client.deadlines.fired().is_none() => {
+        let received = if is_full { upstream.recv_bulk().await } else { upstream.recv().await };
+        buf = match received {
+            Ok(Some(received)) => received,
+            Ok(None) if client.deadlines.fired().is_none() => {
                 // RFC 9112, section 8: only a body that ends with the connection ends so.
                 let end = opening.transit.finish().map_err(|_| started(FaultKind::UpstreamTruncated))?;
+                buf = Buf::small();
                 buf.append(end);
                 opening.is_whole = true;
                 continue;
             }
-            Ok(0) => return Err(started(end_kind(client, FaultKind::UpstreamTruncated))),
+            Ok(None) => return Err(started(end_kind(client, FaultKind::UpstreamTruncated))),
             Err(error) => return Err(started(end_kind(client, failure_kind(&error)))),
+        };
+        // What fills a small buffer is followed by a large one, what would have fit by a small one.
+        is_full = buf.fills_small();
+        if pass(exchange, &mut opening, &mut buf).map_err(started)? > 0 {
+            exchange.stamp_chunk();
         }
-        // A read that fills a small buffer is followed by a large one, one that would have fit by a small one.
-        is_full = if buf.is_large() { buf.len() > SMALL_BYTES } else { buf.spare() == 0 };
-        pass(exchange, &mut opening, &mut buf).map_err(started)?;
     }
 }
 
@@ -111,21 +109,26 @@ async fn head(
     if exchange.is_asked.get() {
         await_first_byte();
     }
-    let mut buf = Buf::small();
+    let mut partial: Option<Buf> = None;
     let mut scan = HeadScan::default();
     loop {
-        let (received, filled) = upstream.recv(buf).await;
-        buf = filled;
-        if !matches!(received, Ok(1..)) {
-            reached.endpoint.stats.failures.increment();
-            return Err(no_head(client, &received, buf.is_empty(), reached.is_reused));
-        }
+        let is_nothing_received = partial.is_none();
+        let received = match partial.take() {
+            None => upstream.recv().await,
+            Some(partial) => upstream.recv_behind(partial.with_room()).await,
+        };
+        let mut buf = match received {
+            Ok(Some(buf)) => buf,
+            end @ (Ok(None) | Err(_)) => {
+                reached.endpoint.stats.failures.increment();
+                return Err(no_head(client, end.err(), is_nothing_received, reached.is_reused));
+            }
+        };
         exchange.stamp_answered();
         loop {
             match open(client, exchange, &mut buf, &mut scan, asked, wants)? {
-                Opened::Partial if buf.spare() > 0 => break,
                 Opened::Partial => {
-                    buf = buf.into_large();
+                    partial = Some(buf);
                     break;
                 }
                 Opened::Interim(interim) => {
@@ -138,7 +141,6 @@ async fn head(
                         await_first_byte();
                     }
                     if buf.is_empty() {
-                        buf.clear();
                         break;
                     }
                 }
@@ -162,7 +164,7 @@ fn open(
 ) -> Result<Opened, Failed> {
     let malformed = |kind| Failed { kind, phase: Phase::ResponseStarted };
     let context = &client.context;
-    wants.keep_alive &= !context.is_draining();
+    wants.keep_alive &= !client.is_ending();
     let mut fields = context.fields.borrow_mut();
     let head = match parse_response(buf.bytes(), scan, &mut fields, asked, &exchange.view.head_limits) {
         Ok(Some(head)) => head,
@@ -234,8 +236,8 @@ fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
     }
 }
 
-/// Turns what was received of the body into what is sent of it.
-fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<(), FaultKind> {
+/// Turns what was received of the body into what is sent of it; returns how much of it is body, not framing.
+fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64, FaultKind> {
     let passed = opening.transit.pass(buf).map_err(|error| {
         tracing::debug!(error = error.as_str(), "the endpoint's response body is refused");
         FaultKind::UpstreamMalformed
@@ -247,11 +249,11 @@ fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<(),
         // Nobody asked for more: what comes behind could be taken for the next answer.
         opening.answered.keep_upstream = false;
     }
-    Ok(())
+    Ok(passed.payload)
 }
 
 /// Sends to the client, which may take its time but not for ever.
-async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<Buf, FaultKind> {
+async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<(), FaultKind> {
     while !buf.is_empty() {
         client.arm(Side::ClientWrite, Timer::Send, exchange.view.send_timeout);
         let (sent, left) = client.stream.send(buf).await;
@@ -261,21 +263,18 @@ async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<
             return Err(end_kind(client, FaultKind::ClientGone));
         }
     }
-    Ok(buf)
+    Ok(())
 }
 
 /// Why there is no response head.
 fn no_head(
     client: &Connection,
-    received: &io::Result<usize>,
+    error: Option<io::Error>,
     is_nothing_received: bool,
     is_reused: bool,
 ) -> Failed {
-    let kind = match received {
-        Ok(_) => FaultKind::UpstreamClosedEarly,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => FaultKind::UpstreamReset,
-        Err(_) => FaultKind::UpstreamClosedEarly,
-    };
+    let is_reset = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+    let kind = if is_reset { FaultKind::UpstreamReset } else { FaultKind::UpstreamClosedEarly };
     let phase = match client.deadlines.fired() {
         _ if !is_nothing_received => Phase::ResponseStarted,
         Some(_) => Phase::SentBeforeResponse,

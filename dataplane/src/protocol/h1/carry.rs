@@ -9,22 +9,16 @@ use dataplane_core::h1::{Asked, BodyDecoder, Client};
 use dataplane_core::request::{Method, Version};
 
 use super::super::exchange::{Exchange, Failed, Reached, Try, count};
-use super::super::watch::{Seen, Watching, hangup};
 use super::answer::{Answered, answer, end_kind};
 use super::reply::{self, Reply};
 use super::request::Admitted;
 use super::upload::{Uploaded, upload};
 use super::{Connection, Ended};
-use crate::io::{Buf, Side, Timer};
+use crate::io::{Buf, Input, Side, Timer};
 use crate::relay::tunnel::tunnel;
 
-/// Carries a request to its end. The client is watched meanwhile, by a watch that `arm` makes, and may leave at any time.
-pub(super) async fn carry<W: Future<Output = Seen>>(
-    client: &Connection,
-    admitted: Admitted,
-    mut watching: Watching<'_, W>,
-    arm: impl FnOnce() -> W,
-) -> Ended {
+/// Carries a request to its end. The client is watched meanwhile, and may leave at any time.
+pub(super) async fn carry(client: &Connection, admitted: Admitted) -> Ended {
     let Admitted { exchange, first, request, upload, mut rest, asked, client: wants } = admitted;
     if let Some(total) = exchange.route().total {
         client.deadlines.arm(Side::Exchange, Timer::Total, -1, total);
@@ -40,30 +34,15 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
     };
     let carried = {
         let mut work = pin!(carriage.run(first, request, upload, &mut rest));
-        let mut arm = Some(arm);
-        let mut behind_bytes = None;
-        std::future::poll_fn(|context| {
-            if let Poll::Ready(carried) = work.as_mut().poll(context) {
-                return Poll::Ready(Some(carried));
-            }
-            if carriage.poll_gone(context, &mut watching, &mut arm).is_ready() {
-                return Poll::Ready(None);
-            }
-            if carriage.is_tunnel.get() || !watching.has_bytes() {
-                return Poll::Pending;
-            }
-            behind_bytes
-                .get_or_insert_with(|| Box::pin(hangup(&client.stream)))
-                .as_mut()
-                .poll(context)
-                .map(|()| None)
+        std::future::poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(carried) => Poll::Ready(Some(carried)),
+            Poll::Pending => carriage.poll_gone(context).map(|()| None),
         })
         .await
     };
     for side in [Side::Upstream, Side::Upload, Side::Exchange] {
         client.deadlines.disarm(side);
     }
-    let seen = watching.into_seen();
     let rest = rest.or_else(|| carriage.behind.take());
     let keep_client = match carried {
         None => {
@@ -89,7 +68,7 @@ pub(super) async fn carry<W: Future<Output = Seen>>(
         Box::pin(reply::linger(client)).await;
         return Ended::Closed;
     }
-    Ended::Open(rest.map(Seen::Bytes).or(seen))
+    Ended::Open(rest)
 }
 
 /// The parts of carrying one request that its steps share.
@@ -108,19 +87,17 @@ struct Carriage<'a> {
 
 impl Carriage<'_> {
     /// Looks whether the client has left.
-    fn poll_gone<W: Future<Output = Seen>>(
-        &self,
-        context: &mut Context<'_>,
-        watching: &mut Watching<'_, W>,
-        arm: &mut Option<impl FnOnce() -> W>,
-    ) -> Poll<()> {
-        if self.is_uploading.get() || self.is_tunnel.get() {
+    fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
+        if self.is_uploading.get() || self.is_tunnel.get() || self.client.is_last.get() {
             return Poll::Pending;
         }
-        if let Some(arm) = arm.take() {
-            watching.arm(arm);
+        let client = &self.client.stream;
+        match client.poll_input(context) {
+            Poll::Ready(Input::Ended) => Poll::Ready(()),
+            // Its next request is here already: what comes behind that is the hangup.
+            Poll::Ready(Input::Bytes) => client.poll_hangup(context),
+            Poll::Pending => Poll::Pending,
         }
-        watching.poll_gone(context)
     }
 
     /// Tries endpoints until one has answered to the end.
@@ -165,7 +142,6 @@ impl Carriage<'_> {
         exchange.is_body_lost.set(true);
         let mut up = pin!(upload(client, exchange, &reached.stream, body));
         let mut down = pin!(answer(client, exchange, reached, self.asked, self.wants));
-        let mut left = pin!(hangup(&client.stream));
         let mut is_up_ended = false;
         let answered = std::future::poll_fn(|context| {
             let mut fault = None;
@@ -182,7 +158,7 @@ impl Carriage<'_> {
                 return Poll::Ready(Err(fault));
             }
             // While the endpoint takes no more, nobody reads what the client does.
-            if self.is_uploading.get() && left.as_mut().poll(context).is_ready() {
+            if self.is_uploading.get() && client.stream.poll_hangup(context).is_ready() {
                 return Poll::Ready(Err(end_kind(client, FaultKind::ClientGone)));
             }
             Poll::Pending
@@ -257,7 +233,7 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     let reply = Reply {
         kind: fault,
         id: exchange.id.clone(),
-        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.context.is_draining(),
+        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.is_ending(),
         head_only: exchange.method == Method::Head,
         detail: None,
     };

@@ -1,9 +1,9 @@
 //! HTTP/1.0 and HTTP/1.1 with clients.
 //!
 //! ```text
-//!  parked ── readable ──► requests: receive ─► head ─► exchange ─► answer ─┐
+//!  parked ─── bytes ───► requests: receive ─► head ─► exchange ─► answer ─┐
 //!    ▲                        ▲                                           │
-//!    │                        └──── the next one came soon ───────────────┤
+//!    │                        └──── warm, or the next one is here ────────┤
 //!    └────────────────────────────── silent ─────────────────────────────┘
 //! ```
 //!
@@ -19,15 +19,15 @@ mod upload;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use dataplane_core::error::FaultKind;
 use dataplane_core::h1::HeadScan;
 
-use super::context::{Context, Ingress};
-use super::watch::{Eager, Seen, Watching, watch};
-use crate::io::{Buf, Deadlines, Side, Stream, Ticks, Timer, now};
+use super::context::{Context, View};
+use super::ingress::{Ingress, Place};
+use super::warm::Warm;
+use crate::io::{Buf, Deadlines, Input, Side, Stream, Ticks, Timer, now};
 use reply::Reply;
 use request::{Reading, Refusal};
 
@@ -40,12 +40,14 @@ pub(crate) struct Connection {
     /// None on a Unix socket.
     pub(super) peer: Option<SocketAddr>,
     pub(super) ingress: Rc<Ingress>,
+    /// Its place among the connections of its listener.
+    place: Place,
     pub(super) context: Rc<Context>,
     pub(super) deadlines: Deadlines,
     /// A request that comes until this tick follows the last one closely; the first one follows none.
     busy_until: Cell<u64>,
-    /// Whether the armed watch holds a buffer.
-    is_eager: Cell<bool>,
+    /// Nothing is received any more behind what was received: the end that is seen is not the client's.
+    is_last: Cell<bool>,
 }
 
 impl Connection {
@@ -63,13 +65,14 @@ impl Connection {
             return None;
         }
         let connection = Stream::adopt(socket).ok().map(|stream| Self {
+            place: ingress.enter(stream.as_raw_fd()),
             stream,
             peer,
             ingress: Rc::clone(ingress),
             context: Rc::clone(context),
             deadlines: Deadlines::new(),
             busy_until: Cell::new(0),
-            is_eager: Cell::new(false),
+            is_last: Cell::new(false),
         });
         if connection.is_none() {
             context.admission().release_connection();
@@ -83,6 +86,16 @@ impl Connection {
             accepted.increment();
         }
         connection
+    }
+
+    /// What its next exchange is decided by; none before the first snapshot.
+    fn view(&self) -> Option<Rc<View>> {
+        self.ingress.last_view().or_else(|| self.context.view())
+    }
+
+    /// Whether it is closed after the exchange that it has, if it has one.
+    fn is_ending(&self) -> bool {
+        self.context.is_draining() || self.ingress.is_retired()
     }
 
     fn keep_alive_timeout(&self) -> Ticks {
@@ -100,6 +113,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // Before the descriptor is closed: its number may soon be another's.
+        self.ingress.leave(self.place);
         self.ingress.stats().connections.decrement();
         self.context.stats().connections.decrement();
         self.context.admission().release_connection();
@@ -116,8 +131,8 @@ enum Next {
 
 /// How an exchange left the client's connection.
 enum Ended {
-    /// Ready for another request; what the client has done meanwhile, if anything.
-    Open(Option<Seen>),
+    /// Ready for another request, whose first bytes may be here already.
+    Open(Option<Buf>),
     /// Not to be used any further.
     Closed,
 }
@@ -130,107 +145,78 @@ enum Ended {
 pub(crate) fn serve(connection: Connection) -> impl Future<Output = ()> {
     async move {
         let client = &connection;
-        let arm = |is_busy: bool| {
-            let eager = if is_busy { Eager::claim() } else { None };
-            client.is_eager.set(eager.is_some());
-            watch(&client.stream, eager)
-        };
-        let mut waiting = pin!(None);
         loop {
-            let Some(view) = client.context.view() else { return };
-            client.arm(Side::ClientRead, Timer::KeepAlive, view.keep_alive_timeout);
-            drop(view);
-            if waiting.is_none() {
-                waiting.set(Some(arm(false)));
+            if let Input::Ended = next(client).await {
+                return;
             }
-            let Some(seen) = next(waiting.as_mut()).await else { return };
-            let input = match seen {
-                Seen::Gone => return,
-                Seen::Bytes(input) => input,
-                Seen::Readable => Buf::small(),
-            };
-            if let Next::Close = Box::pin(requests(client, waiting.as_mut(), &arm, input)).await {
+            if let Next::Close = Box::pin(requests(client)).await {
                 return;
             }
         }
     }
 }
 
-/// Serves requests as long as they follow each other closely. `waiting` is the connection's watch for its client's
-/// next move, which outlives this call; `arm` makes a new one.
-async fn requests<W: Future<Output = Seen>>(
-    client: &Connection,
-    mut waiting: Pin<&mut Option<W>>,
-    arm: &impl Fn(bool) -> W,
-    mut input: Buf,
-) -> Next {
+/// Serves requests as long as the connection is warm.
+async fn requests(client: &Connection) -> Next {
+    let mut warm = None;
+    let mut input = None;
     loop {
         let Some(reading) = receive(client, input).await else { return Next::Close };
         client.deadlines.disarm(Side::ClientRead);
         let is_busy = now() <= client.busy_until.replace(now() + BUSY_TICKS);
         let ended = match reading {
-            Reading::Admitted(admitted) => {
-                // What comes behind an upgrade may belong to the tunnel: it stays in the kernel until that is known.
-                let is_eager = is_busy && !admitted.asked.upgrade;
-                carry::carry(client, admitted, Watching::new(waiting.as_mut()), || arm(is_eager)).await
-            }
+            Reading::Admitted(admitted) => carry::carry(client, admitted).await,
             Reading::Refused(refusal) => Box::pin(refuse(client, refusal)).await,
             Reading::Partial(_) => return Next::Close,
         };
-        let Ended::Open(seen) = ended else { return Next::Close };
-        let seen = match seen {
-            Some(seen) => seen,
-            // Silent so far: with a buffer in hand this is the fastest place to wait, else the connection is parked.
-            None if client.is_eager.get() && waiting.is_some() => {
-                client.arm(Side::ClientRead, Timer::KeepAlive, client.keep_alive_timeout());
-                match next(waiting.as_mut()).await {
-                    Some(seen) => seen,
-                    None => return Next::Park,
-                }
+        let Ended::Open(rest) = ended else { return Next::Close };
+        input = rest;
+        if input.is_none() {
+            warm = if is_busy { warm.or_else(Warm::claim) } else { None };
+            if warm.is_none() {
+                return Next::Park;
             }
-            None => return Next::Park,
-        };
-        input = match seen {
-            Seen::Gone => return Next::Close,
-            Seen::Bytes(bytes) => bytes,
-            Seen::Readable => Buf::small(),
-        };
+            if let Input::Ended = next(client).await {
+                return Next::Close;
+            }
+        }
     }
 }
 
-/// The outcome of the armed watch; none if none is armed.
-async fn next<W: Future<Output = Seen>>(mut waiting: Pin<&mut Option<W>>) -> Option<Seen> {
-    let seen = waiting.as_mut().as_pin_mut()?.await;
-    waiting.set(None);
-    Some(seen)
+/// The client's next move between two requests.
+async fn next(client: &Connection) -> Input {
+    client.arm(Side::ClientRead, Timer::KeepAlive, client.keep_alive_timeout());
+    client.ingress.wait(client.place, now());
+    let input = client.stream.input().await;
+    client.is_last.set(!client.ingress.heard(client.place));
+    input
 }
 
-/// Receives until a whole head is there; none when the client closed or took too long.
-async fn receive(client: &Connection, mut buf: Buf) -> Option<Reading> {
+/// Receives until a whole head is there, which may begin with `input`; none when the client closed or took too long.
+async fn receive(client: &Connection, mut input: Option<Buf>) -> Option<Reading> {
     let mut scan = HeadScan::default();
     let mut is_timed = false;
     loop {
-        if !buf.is_empty() {
-            match request::read(client, buf, &mut scan) {
-                Reading::Partial(partial) => buf = partial,
+        let received = match input {
+            None => client.stream.recv().await,
+            Some(partial) => match request::read(client, partial, &mut scan) {
+                Reading::Partial(partial) => {
+                    if !is_timed {
+                        let timeout = client.context.view()?.request_head_timeout;
+                        client.arm(Side::ClientRead, Timer::RequestHead, timeout);
+                        is_timed = true;
+                    }
+                    client.stream.recv_behind(partial.with_room()).await
+                }
                 reading @ (Reading::Admitted(_) | Reading::Refused(_)) => return Some(reading),
-            }
-            if !is_timed {
-                let timeout = client.context.view()?.request_head_timeout;
-                client.arm(Side::ClientRead, Timer::RequestHead, timeout);
-                is_timed = true;
-            }
-            if buf.spare() == 0 {
-                buf = buf.into_large();
-            }
-        }
-        let (received, filled) = client.stream.recv(buf).await;
-        buf = filled;
-        if !matches!(received, Ok(1..)) {
+            },
+        };
+        let Ok(Some(received)) = received else {
             let is_late = client.deadlines.fired() == Some(Timer::RequestHead);
             let id = || client.context.request_id();
             return is_late.then(|| Reading::Refused(Refusal::unread(FaultKind::RequestHeadTimeout, id())));
-        }
+        };
+        input = Some(received);
     }
 }
 
@@ -245,7 +231,10 @@ async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
         "request refused"
     );
     if reply::send(client, &Reply::from(&refusal)).await {
-        return Ended::Open(refusal.rest.map(Seen::Bytes));
+        return match refusal.unwanted {
+            None => Ended::Open(refusal.rest),
+            Some(body) => Box::pin(reply::discard(client, *body)).await,
+        };
     }
     reply::linger(client).await;
     Ended::Closed

@@ -4,15 +4,15 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use dataplane_core::error::FaultKind;
-use dataplane_core::h1::{ErrorBody, encode_error};
+use dataplane_core::h1::{BodyDecoder, ErrorBody, encode_error};
 
 use super::super::context::Context;
 use super::super::ident::RequestId;
-use super::Connection;
 use super::request::Refusal;
+use super::{Connection, Ended};
 use crate::io::{Buf, Side, Ticks, Timer};
 
-/// How long a client may take to close after it was told the end.
+/// How long a client may take to close after it was told the end, or to send the little that is left of a refused request.
 const LINGER: Ticks = Ticks::of_millis(2_000);
 /// How much it may still send meanwhile: the rest of a body that nobody wants.
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -52,14 +52,24 @@ pub(super) async fn linger(client: &Connection) {
     client.stream.shutdown_write();
     client.arm(Side::ClientRead, Timer::Linger, LINGER);
     let mut thrown_away = 0;
-    let mut buf = Buf::small();
     while thrown_away < LINGER_BYTES_MAX {
-        buf.clear();
-        let (received, emptied) = client.stream.recv(buf).await;
-        buf = emptied;
-        match received {
-            Ok(count @ 1..) => thrown_away += count,
-            Ok(0) | Err(_) => return,
+        match client.stream.recv_bulk().await {
+            Ok(Some(received)) => thrown_away += received.len(),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Throws away the rest of a body whose request was refused, so that the connection can go on behind it.
+pub(super) async fn discard(client: &Connection, mut body: BodyDecoder) -> Ended {
+    client.arm(Side::ClientRead, Timer::Linger, LINGER);
+    loop {
+        let Ok(Some(mut buf)) = client.stream.recv().await else { return Ended::Closed };
+        let Ok(scan) = body.scan(buf.bytes()) else { return Ended::Closed };
+        if scan.done {
+            client.deadlines.disarm(Side::ClientRead);
+            buf.consume(scan.consumed);
+            return Ended::Open((!buf.is_empty()).then_some(buf));
         }
     }
 }

@@ -10,6 +10,7 @@ use dataplane_core::h1::{
     Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
     encode_request, parse_request,
 };
+use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::{BodyLength, Method};
 use dataplane_core::route::RequestView;
 use proto::config::HostHeader;
@@ -19,6 +20,10 @@ use super::super::exchange::{Exchange, Notes, Try, count};
 use super::super::ident::RequestId;
 use super::Connection;
 use crate::io::Buf;
+
+/// How much of a body may still come that nobody wants, to keep its client's connection: more than a chat request has, and
+/// still less work than a new connection with its handshakes.
+const UNWANTED_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 /// The name of this proxy in `Via`.
 pub(super) const PSEUDONYM: &str = "millrace";
@@ -51,13 +56,13 @@ pub(super) struct Admitted {
 pub(super) struct Refusal {
     pub(super) kind: FaultKind,
     pub(super) id: RequestId,
-    /// Whether the connection can go on: its bytes are understood up to here and none of a body is missing.
+    /// Whether the connection can go on: its bytes are understood up to here, and little is still to come of a body.
     pub(super) keep_alive: bool,
     pub(super) head_only: bool,
     /// Which rule of framing was broken, if one was.
     pub(super) detail: Option<&'static str>,
-    /// Length of the request, if the connection can go on behind it.
-    bytes: usize,
+    /// What is still to come of the request's body, if the connection can go on behind it.
+    pub(super) unwanted: Option<Box<BodyDecoder>>,
     /// What came behind the request.
     pub(super) rest: Option<Buf>,
 }
@@ -65,8 +70,8 @@ pub(super) struct Refusal {
 /// What a head has been decided to become; it borrows nothing, so that the buffer can be changed.
 struct Decision {
     route: usize,
+    permit: RequestPermit,
     id: RequestId,
-    keep_alive: bool,
     client: Client,
     asked: Asked,
     /// Length of the old head.
@@ -81,30 +86,29 @@ struct Decision {
 /// Reads the request that `input` begins with; `scan` remembers how far an unfinished head has been looked at.
 pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Reading {
     let context = &client.context;
-    let Some(view) = context.view() else {
+    let Some(view) = client.view() else {
         return Reading::Refused(Refusal::unread(FaultKind::Overloaded, context.request_id()));
     };
     let began = context.stamp();
     let decided = {
         let mut fields = context.fields.borrow_mut();
         match parse_request(input.bytes(), scan, &mut fields, &view.head_limits) {
-            Ok(Some(head)) => decide(client, &view, &head),
+            Ok(Some(head)) => {
+                decide(client, &view, &head).map_err(|kind| Refusal::of(client, kind, &head, input.bytes()))
+            }
             Ok(None) => return Reading::Partial(input),
-            Err(error) => Err(Refusal::malformed(&error, context.request_id())),
+            Err(error) => Err((Refusal::malformed(&error, context.request_id()), 0)),
         }
     };
     let decision = match decided {
         Ok(decision) => decision,
-        Err(refusal) => return Reading::Refused(refusal.behind(input)),
-    };
-    let Some(permit) = context.admission().try_request() else {
-        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, decision.id));
+        Err((refusal, bytes)) => return Reading::Refused(refusal.behind(input, bytes)),
     };
     match rewrite(
         client,
         decision,
         |id, method, route| {
-            Box::new(Exchange::begin(context, view, &client.ingress, (route, permit), (id, method, began)))
+            Box::new(Exchange::begin(context, view, &client.ingress, route, (id, method, began)))
         },
         input,
     ) {
@@ -114,27 +118,9 @@ pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Read
 }
 
 /// Finds route and endpoint, and encodes the new head into the worker's scratch memory.
-fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<Decision, Refusal> {
+fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<Decision, FaultKind> {
     let context = &client.context;
-    let id = match head.request_id() {
-        Some(id) => RequestId::Theirs(id.into()),
-        None => context.request_id(),
-    };
-    // Only a request whose body is here as a whole leaves the connection in a known state when it is refused.
-    let is_whole = match head.length {
-        BodyLength::None | BodyLength::Sized(0) => true,
-        BodyLength::Sized(_) | BodyLength::Chunked => false,
-    };
-    let keep_alive = head.keep_alive && is_whole && !context.is_draining();
-    let refuse = |kind| Refusal {
-        kind,
-        id: id.clone(),
-        keep_alive,
-        head_only: head.method == Method::Head,
-        detail: None,
-        bytes: head.bytes,
-        rest: None,
-    };
+    let id = id_of(client, head);
     let request = RequestView {
         host: head.host.map_or(&b""[..], |host| host.name.as_bytes()),
         path: head.target.path.as_bytes(),
@@ -146,18 +132,18 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
                 .map(|field| field.value)
         },
     };
-    let route = client.ingress.index().and_then(|listener| view.live.snapshot.route(listener, &request));
-    let route = route.ok_or_else(|| refuse(FaultKind::NoRoute))?;
+    let route = view.live.snapshot.route(client.ingress.index(), &request);
+    let route = route.ok_or(FaultKind::NoRoute)?;
     let config = &view.routes[route].entry.config;
     if let (Some(max), BodyLength::Sized(length)) = (config.request_body_max, head.length)
         && length > max
     {
-        return Err(refuse(FaultKind::BodyTooLarge));
+        return Err(FaultKind::BodyTooLarge);
     }
     let cluster = &view.routes[route].cluster;
     let Some((index, endpoint)) = cluster.pick(&Tried::NONE) else {
         cluster.stats().no_endpoint.increment();
-        return Err(refuse(FaultKind::NoEndpoint));
+        return Err(FaultKind::NoEndpoint);
     };
     let edits = RequestEdits {
         host: match &cluster.entry.config.host_header {
@@ -177,11 +163,12 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         close: false,
     };
     let encoded = encode_request(&mut context.scratch.borrow_mut(), head, &edits);
-    let encoded_bytes = encoded.map_err(|_| refuse(FaultKind::RequestHeadTooLarge))?;
+    let encoded_bytes = encoded.map_err(|_| FaultKind::RequestHeadTooLarge)?;
+    let permit = context.admission().try_request().ok_or(FaultKind::Overloaded)?;
     Ok(Decision {
         route,
+        permit,
         id,
-        keep_alive,
         client: Client { version: head.version, keep_alive: head.keep_alive, method: head.method },
         asked: Asked { method: head.method, upgrade: head.upgrade.is_some() },
         head_bytes: head.bytes,
@@ -196,10 +183,10 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
 fn rewrite(
     client: &Connection,
     decision: Decision,
-    begin: impl FnOnce(RequestId, Method, usize) -> Box<Exchange>,
+    begin: impl FnOnce(RequestId, Method, (usize, RequestPermit)) -> Box<Exchange>,
     mut input: Buf,
 ) -> Result<Admitted, Refusal> {
-    let mut exchange = begin(decision.id, decision.asked.method, decision.route);
+    let mut exchange = begin(decision.id, decision.asked.method, (decision.route, decision.permit));
     input.consume(decision.head_bytes);
     let mut decoder = BodyDecoder::for_request(decision.body);
     // What is refused here is counted where refusals are: not as an exchange that ended.
@@ -220,7 +207,7 @@ fn rewrite(
     exchange.notes = decision.notes;
     exchange.is_asked.set(is_whole);
     let mut asked_by = decision.client;
-    asked_by.keep_alive = decision.keep_alive || (asked_by.keep_alive && !client.context.is_draining());
+    asked_by.keep_alive &= !client.is_ending();
     Ok(Admitted {
         exchange,
         first: decision.first,
@@ -253,6 +240,14 @@ fn copy_of(bytes: &[u8]) -> Buf {
     copy
 }
 
+/// What the request is called in logs and answers: as its client says, or by a new name.
+fn id_of(client: &Connection, head: &RequestHead<'_>) -> RequestId {
+    match head.request_id() {
+        Some(id) => RequestId::Theirs(id.into()),
+        None => client.context.request_id(),
+    }
+}
+
 fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
     Box::new(Notes {
         client: client.peer,
@@ -265,13 +260,34 @@ fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
 impl Refusal {
     /// Of something that was not read to its end, so that the connection cannot go on.
     pub(super) fn unread(kind: FaultKind, id: RequestId) -> Self {
-        Self { kind, id, keep_alive: false, head_only: false, detail: None, bytes: 0, rest: None }
+        Self { kind, id, keep_alive: false, head_only: false, detail: None, unwanted: None, rest: None }
     }
 
-    /// Keeps what `input` has behind the refused request, which is the beginning of the next one.
-    fn behind(mut self, mut input: Buf) -> Self {
+    /// Of the request with this head, at the beginning of `input`; with the number of bytes that belong to it.
+    fn of(client: &Connection, kind: FaultKind, head: &RequestHead<'_>, input: &[u8]) -> (Self, usize) {
+        let mut refusal = Self::unread(kind, id_of(client, head));
+        refusal.head_only = head.method == Method::Head;
+        let mut decoder = BodyDecoder::for_request(head.length);
+        let Ok(scan) = decoder.scan(&input[head.bytes..]) else { return (refusal, 0) };
+        if !scan.done {
+            let left = match decoder {
+                BodyDecoder::Sized { left } => left,
+                BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => u64::MAX,
+            };
+            // RFC 9110, section 10.1.1: who asked whether to send a body may leave it out now, or send it all the same.
+            if head.expect_continue || left > UNWANTED_BODY_BYTES_MAX {
+                return (refusal, 0);
+            }
+            refusal.unwanted = Some(Box::new(decoder));
+        }
+        refusal.keep_alive = head.keep_alive && !client.is_ending();
+        (refusal, head.bytes + scan.consumed)
+    }
+
+    /// Keeps what `input` has behind the `bytes` of the refused request, which is the beginning of the next one.
+    fn behind(mut self, mut input: Buf, bytes: usize) -> Self {
         if self.keep_alive {
-            input.consume(self.bytes);
+            input.consume(bytes);
             self.rest = (!input.is_empty()).then_some(input);
         }
         self

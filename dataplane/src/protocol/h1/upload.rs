@@ -31,20 +31,18 @@ pub(super) async fn upload(
     let deadlines = &client.deadlines;
     let max = exchange.route().entry.config.request_body_max;
     let mut transit = Transit::Same(decoder);
-    let mut buf = Buf::small();
+    let mut is_full = false;
     loop {
-        buf.clear();
         client.arm(Side::ClientRead, Timer::RequestBody, exchange.view.request_body_timeout);
-        let (received, filled) = client.stream.recv(buf).await;
-        buf = filled;
-        match received {
-            Ok(1..) => {}
-            Ok(0) | Err(_) if deadlines.fired() == Some(Timer::RequestBody) => {
+        let received = if is_full { client.stream.recv_bulk().await } else { client.stream.recv().await };
+        let mut buf = match received {
+            Ok(Some(received)) => received,
+            Ok(None) | Err(_) if deadlines.fired() == Some(Timer::RequestBody) => {
                 return Err(FaultKind::RequestBodyTimeout);
             }
-            Ok(0) | Err(_) => return Err(FaultKind::ClientGone),
-        }
-        let is_full = buf.spare() == 0;
+            Ok(None) | Err(_) => return Err(FaultKind::ClientGone),
+        };
+        is_full = buf.fills_small();
         let received = buf.len();
         let passed = transit.pass(&mut buf).map_err(|_| FaultKind::MalformedRequest)?;
         count(&exchange.tally.bytes_in, passed.payload);
@@ -59,17 +57,13 @@ pub(super) async fn upload(
         });
         deadlines.disarm(Side::ClientRead);
         deadlines.arm(Side::Upload, Timer::UpstreamSend, upstream.as_raw_fd(), exchange.view.send_timeout);
-        let (sent, emptied) = send_all(upstream, buf).await;
+        let (sent, _) = send_all(upstream, buf).await;
         deadlines.disarm(Side::Upload);
-        buf = emptied;
         if sent.is_err() {
             return Ok(Uploaded::NotWanted);
         }
         if passed.done {
             return Ok(Uploaded::Whole(rest));
-        }
-        if is_full && !buf.is_large() {
-            buf = Buf::large();
         }
     }
 }

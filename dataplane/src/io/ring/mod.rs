@@ -1,0 +1,434 @@
+//! The driver on io_uring: receives that go on by themselves into provided buffers, and one submission a turn.
+//!
+//! ```text
+//!            ┌── arm ──► multishot ── bytes: into the inbox ──┐
+//!           off               │  ▲───────────────────────────┘
+//!          ▲ │ ▲              │ the inbox is full, or large buffers are wanted
+//!          │ │ └─ last one ◄─ cancel
+//!          │ └─── in bulk ──► one receive into a large buffer ─┐
+//!          └───────────────────────────────────────────────────┘
+//! ```
+//!
+//! A socket that is idle has its receive armed: neither a system call nor a submission is needed for the next request,
+//! and a peer that goes away is noticed at once. What comes while nobody asks for it waits in the inbox; when that is
+//! full, the receive is ended, and the kernel's window closes as it should.
+//!
+//! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
+
+mod provided;
+mod socket;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::task::{Context, Poll};
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, Fd};
+use io_uring::{IoUring, cqueue, opcode};
+use slab::Slab;
+
+use super::buf::Buf;
+use super::driver::{Driver, Input, Readiness, Received, Sent, Want};
+use super::waker::{wait, wake};
+use crate::sys::socket::{self as sockets, Peek};
+use provided::Provided;
+use socket::{End, Polling, Receiving, Sending, Socket};
+
+/// Submission entries: a turn that prepares more submits in between.
+const ENTRIES: u32 = 4096;
+/// Completion entries: one turn may complete far more than it submitted, when many streams tick at once.
+const COMPLETIONS: u32 = 32768;
+/// Buffers that wait to be taken from one socket before its receive is ended. More can come by then, since the kernel
+/// receives up to 32 at one go.
+const INBOX_MOST: usize = 4;
+
+/// Receives into large buffers after one that a small buffer would not have been enough for: a connection that has
+/// brought a long body is likely to bring another, and the end of each is short.
+const BULK_FOR: u8 = 16;
+
+/// What a completion is of. A key and one of these make the user data of a submission.
+const RECEIVE: u64 = 0;
+const SEND: u64 = 1;
+const READABLE: u64 = 2;
+const WRITABLE: u64 = 3;
+const HANGUP: u64 = 4;
+const OPERATION_BITS: u32 = 3;
+/// The user data of what nobody waits for.
+const NOBODY: u64 = u64::MAX;
+
+/// A thread's ring with its sockets.
+pub(super) struct Ring {
+    // Dropped in this order: the kernel must not know of buffers any more when they go.
+    ring: IoUring,
+    provided: Provided,
+    sockets: Slab<Socket>,
+    /// Sockets whose receive ended for want of buffers: armed anew when there are some.
+    starved: Vec<u32>,
+}
+
+/// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
+pub(crate) fn probe() -> io::Result<()> {
+    Ring::new().map(drop)
+}
+
+impl Ring {
+    /// A ring for this thread. Errors: what the kernel said.
+    pub(super) fn new() -> io::Result<Self> {
+        // Completions run when the worker asks for them, not in the middle of its work (DEFER_TASKRUN), and one thread
+        // alone submits (SINGLE_ISSUER), so that the kernel skips locks: together a quarter of a relayed request.
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(ENTRIES)?;
+        let provided = Provided::register(&ring.submitter())?;
+        Ok(Self { ring, provided, sockets: Slab::new(), starved: Vec::new() })
+    }
+
+    /// Prepares an operation on the socket `key`.
+    fn submit(&mut self, key: u32, operation: u64, entry: Entry) {
+        self.sockets[key as usize].under_way += 1;
+        self.push(&entry.user_data(u64::from(key) << OPERATION_BITS | operation));
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        // SAFETY: what an entry points to is kept in its socket until the completion comes.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            // Full: the kernel takes what is there. It may be busy with completions; then the next try finds it free.
+            let _ = self.ring.submit();
+        }
+    }
+
+    fn fd(&self, key: u32) -> Fd {
+        Fd(self.sockets[key as usize].fd.as_raw_fd())
+    }
+
+    /// Begins to receive.
+    fn arm(&mut self, key: u32, want: Want) {
+        let fd = self.fd(key);
+        let (receiving, entry) = match want {
+            Want::Any => (Receiving::Multishot, opcode::RecvMulti::new(fd, provided::GROUP).build()),
+            Want::Bulk => {
+                let mut buf = Buf::large();
+                let (at, bytes) = buf.room();
+                (Receiving::Once(buf), opcode::Recv::new(fd, at, bytes as u32).build())
+            }
+        };
+        self.sockets[key as usize].receiving = receiving;
+        self.submit(key, RECEIVE, entry);
+    }
+
+    /// Ends the receive under way; its last completion tells when.
+    fn stop_receiving(&mut self, key: u32) {
+        let socket = &mut self.sockets[key as usize];
+        socket.bulk = BULK_FOR;
+        if !socket.is_stopping {
+            socket.is_stopping = true;
+            self.cancel(CancelBuilder::user_data(u64::from(key) << OPERATION_BITS | RECEIVE));
+        }
+    }
+
+    /// Ends operations that are under way. Nobody waits for this one: theirs complete.
+    fn cancel(&mut self, which: CancelBuilder) {
+        let cancel = opcode::AsyncCancel2::new(which).build();
+        self.push(&cancel.user_data(NOBODY).flags(Flags::SKIP_SUCCESS));
+    }
+
+    /// Makes sure that what comes, and the end, is noticed.
+    fn watch(&mut self, key: u32) {
+        let socket = &self.sockets[key as usize];
+        let is_off = matches!(socket.receiving, Receiving::Off);
+        if is_off && socket.ended.is_none() && socket.inbox.is_empty() {
+            self.arm(key, Want::Any);
+        }
+    }
+
+    fn complete(&mut self, user_data: u64, result: i32, flags: u32) {
+        if user_data == NOBODY {
+            return;
+        }
+        let key = (user_data >> OPERATION_BITS) as u32;
+        let operation = user_data & ((1 << OPERATION_BITS) - 1);
+        let is_last = !cqueue::more(flags);
+        let Some(socket) = self.sockets.get_mut(key as usize) else { return };
+        socket.under_way -= u8::from(is_last);
+        match operation {
+            RECEIVE => self.received(key, result, flags),
+            SEND => socket.sent(result),
+            READABLE => {
+                socket.readable = Polling::Done(result);
+                wake(&mut socket.reader);
+            }
+            WRITABLE => {
+                socket.writable = Polling::Done(result);
+                wake(&mut socket.writer);
+            }
+            _ => {
+                socket.hangup = Polling::Done(result);
+                wake(&mut socket.mourner);
+            }
+        }
+        let socket = &self.sockets[key as usize];
+        if socket.is_closing && socket.under_way == 0 {
+            self.sockets.remove(key as usize);
+        }
+    }
+
+    fn received(&mut self, key: u32, result: i32, flags: u32) {
+        let socket = &mut self.sockets[key as usize];
+        let mut buf =
+            cqueue::buffer_select(flags).and_then(|id| self.provided.take(id, result.max(0) as usize));
+        if !cqueue::more(flags) {
+            socket.is_stopping = false;
+            if let Receiving::Once(mut once) = std::mem::replace(&mut socket.receiving, Receiving::Off)
+                && result > 0
+            {
+                once.advance(result as usize);
+                socket.bulk = if once.fills_small() { BULK_FOR } else { socket.bulk.saturating_sub(1) };
+                buf = Some(once);
+            }
+        }
+        match (-result, buf) {
+            (0, _) => socket.end(End::Closed),
+            (libc::ECANCELED, _) => {}
+            (libc::ENOBUFS, _) => self.starved.push(key),
+            (number @ 1.., _) => socket.end(End::Failed(number)),
+            (_, Some(buf)) if !socket.is_closing => socket.inbox.push(buf),
+            (_, _) => {}
+        }
+        wake(&mut socket.reader);
+        if matches!(socket.receiving, Receiving::Off) {
+            // Who waits for the hangup alone has to be told of it in another way from now on.
+            wake(&mut socket.mourner);
+        }
+        if socket.inbox.len() >= INBOX_MOST && matches!(socket.receiving, Receiving::Multishot) {
+            self.stop_receiving(key);
+        }
+    }
+
+    /// Goes on with the receives that found no buffer.
+    fn feed_starved(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
+        self.provided.grow();
+        for key in std::mem::take(&mut self.starved) {
+            if self.sockets.get(key as usize).is_some_and(|socket| !socket.is_closing) {
+                self.watch(key);
+            }
+        }
+    }
+}
+
+impl Driver for Ring {
+    fn adopt(&mut self, fd: OwnedFd) -> io::Result<u32> {
+        Ok(self.sockets.insert(Socket::new(fd)) as u32)
+    }
+
+    fn raw_fd(&self, key: u32) -> RawFd {
+        self.sockets[key as usize].fd.as_raw_fd()
+    }
+
+    fn close(&mut self, key: u32) {
+        let socket = &mut self.sockets[key as usize];
+        if socket.under_way == 0 {
+            self.sockets.remove(key as usize);
+            return;
+        }
+        socket.abandon();
+        self.cancel(CancelBuilder::fd(self.fd(key)).all());
+    }
+
+    fn poll_recv(&mut self, key: u32, want: Want, context: &Context<'_>) -> Poll<Received> {
+        let socket = &mut self.sockets[key as usize];
+        if let Some(input) = socket.take_input() {
+            return Poll::Ready(input);
+        }
+        wait(&mut socket.reader, context);
+        match (&socket.receiving, want) {
+            (Receiving::Off, Want::Any) if socket.bulk == 0 => self.arm(key, Want::Any),
+            (Receiving::Off, _) => self.arm(key, Want::Bulk),
+            (Receiving::Multishot, Want::Bulk) => self.stop_receiving(key),
+            (Receiving::Multishot | Receiving::Once(_), _) => {}
+        }
+        Poll::Pending
+    }
+
+    fn put_back(&mut self, key: u32, unread: Buf) {
+        self.sockets[key as usize].inbox.push_front(unread);
+    }
+
+    fn poll_input(&mut self, key: u32, context: &Context<'_>) -> Poll<Input> {
+        let socket = &mut self.sockets[key as usize];
+        if !socket.inbox.is_empty() {
+            return Poll::Ready(Input::Bytes);
+        }
+        if socket.ended.is_some() {
+            return Poll::Ready(Input::Ended);
+        }
+        wait(&mut socket.reader, context);
+        self.watch(key);
+        Poll::Pending
+    }
+
+    fn poll_hangup(&mut self, key: u32, context: &Context<'_>) -> Poll<()> {
+        let socket = &mut self.sockets[key as usize];
+        if socket.ended.is_some() || matches!(socket.hangup, Polling::Done(_)) {
+            return Poll::Ready(());
+        }
+        wait(&mut socket.mourner, context);
+        if socket.hangup == Polling::Off && !matches!(socket.receiving, Receiving::Multishot) {
+            socket.hangup = Polling::Submitted;
+            let events = libc::POLLRDHUP as u32;
+            let poll = opcode::PollAdd::new(self.fd(key), events).build();
+            self.submit(key, HANGUP, poll);
+        }
+        Poll::Pending
+    }
+
+    fn poll_send(&mut self, key: u32, buf: &mut Option<Buf>, context: &Context<'_>) -> Poll<Sent> {
+        let socket = &mut self.sockets[key as usize];
+        match std::mem::replace(&mut socket.sending, Sending::Off) {
+            Sending::Off => {}
+            Sending::Done(result, mut sent) => {
+                let result = count(result);
+                sent.consume(*result.as_ref().unwrap_or(&0));
+                return Poll::Ready((result, sent));
+            }
+            under_way @ (Sending::Submitted(_) | Sending::Forgotten { .. }) => {
+                socket.sending = under_way;
+                wait(&mut socket.writer, context);
+                return Poll::Pending;
+            }
+        }
+        wait(&mut socket.writer, context);
+        if let Some(buf) = buf.take() {
+            let bytes = buf.bytes();
+            let fd = Fd(socket.fd.as_raw_fd());
+            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            socket.sending = Sending::Submitted(buf);
+            self.submit(key, SEND, send.flags(libc::MSG_NOSIGNAL).build());
+        }
+        Poll::Pending
+    }
+
+    fn forget_send(&mut self, key: u32) {
+        let socket = &mut self.sockets[key as usize];
+        socket.sending = match std::mem::replace(&mut socket.sending, Sending::Off) {
+            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent },
+            Sending::Done(..) => Sending::Off,
+            other @ (Sending::Off | Sending::Forgotten { .. }) => other,
+        };
+    }
+
+    fn poll_ready(&mut self, key: u32, of: Readiness, context: &Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &mut self.sockets[key as usize];
+        let (polling, waker, operation, events) = match of {
+            Readiness::Readable => (&mut socket.readable, &mut socket.reader, READABLE, libc::POLLIN),
+            Readiness::Writable => (&mut socket.writable, &mut socket.writer, WRITABLE, libc::POLLOUT),
+        };
+        if let Poll::Ready(result) = polling.take() {
+            return Poll::Ready(result);
+        }
+        wait(waker, context);
+        if std::mem::replace(polling, Polling::Submitted) == Polling::Off {
+            let poll = opcode::PollAdd::new(self.fd(key), events as u32).build();
+            self.submit(key, operation, poll);
+        }
+        Poll::Pending
+    }
+
+    fn is_quiet(&mut self, key: u32) -> bool {
+        let socket = &self.sockets[key as usize];
+        if socket.ended.is_some() || !socket.inbox.is_empty() {
+            return false;
+        }
+        // Armed, it would have been noticed; else the kernel is asked, and told to notice from now on: unless the next that
+        // comes is likely to be long.
+        if matches!(socket.receiving, Receiving::Multishot) {
+            return true;
+        }
+        let is_quiet = sockets::peek(&socket.fd) == Peek::Quiet;
+        if socket.bulk == 0 {
+            self.watch(key);
+        }
+        is_quiet
+    }
+
+    fn poll_release(&mut self, key: u32, context: &Context<'_>) -> Poll<Option<OwnedFd>> {
+        let socket = &mut self.sockets[key as usize];
+        if socket.ended.is_some() || !socket.inbox.is_empty() {
+            self.close(key);
+            return Poll::Ready(None);
+        }
+        if socket.under_way == 0 {
+            return Poll::Ready(Some(self.sockets.remove(key as usize).fd));
+        }
+        wait(&mut socket.reader, context);
+        if !std::mem::replace(&mut socket.is_stopping, true) {
+            self.cancel(CancelBuilder::fd(self.fd(key)).all());
+        }
+        Poll::Pending
+    }
+
+    fn turn(&mut self, wait: bool) -> io::Result<()> {
+        self.feed_starved();
+        self.provided.publish();
+        let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
+        match submitted {
+            Ok(_) => {}
+            // Interrupted; or completions have to be taken before the kernel takes more.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
+            Err(error) => return Err(error),
+        }
+        while let Some(entry) = { self.ring.completion().next() } {
+            self.complete(entry.user_data(), entry.result(), entry.flags());
+        }
+        Ok(())
+    }
+}
+
+impl Ring {
+    /// Submits without waiting, and lets the kernel complete what it has put off.
+    fn collect(&mut self) -> io::Result<usize> {
+        const GETEVENTS: u32 = 1;
+        let prepared = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed, and the count is the queue's own.
+        unsafe { self.ring.submitter().enter::<()>(prepared, 0, GETEVENTS, None) }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel ends what is under way in its own time: what it may still read or write is never used again.
+        for (_, socket) in &mut self.sockets {
+            std::mem::forget(std::mem::replace(&mut socket.receiving, Receiving::Off));
+            std::mem::forget(std::mem::replace(&mut socket.sending, Sending::Off));
+        }
+    }
+}
+
+impl Socket {
+    fn sent(&mut self, result: i32) {
+        if let Sending::Submitted(buf) = std::mem::replace(&mut self.sending, Sending::Off) {
+            self.sending = Sending::Done(result, buf);
+        }
+        wake(&mut self.writer);
+    }
+
+    fn end(&mut self, end: End) {
+        self.ended.get_or_insert(end);
+    }
+
+    /// Nobody will use it again.
+    fn abandon(&mut self) {
+        self.is_closing = true;
+        (self.reader, self.writer, self.mourner) = (None, None, None);
+        while self.inbox.pop().is_some() {}
+    }
+}
+
+/// The result of an operation that counts bytes.
+fn count(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}

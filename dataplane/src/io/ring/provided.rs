@@ -1,0 +1,103 @@
+//! Buffers that the kernel picks from: a receive takes one only when bytes are there, so that a connection that waits
+//! holds none.
+//!
+//! What the kernel has filled goes up as it is, and another buffer takes its place here.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use super::super::buf::{Buf, HEADROOM_BYTES, Memory, SMALL_BYTES, lend_small};
+
+/// The group that receives name.
+pub(super) const GROUP: u16 = 0;
+/// Places in the ring, a power of two: all that one turn of the busiest worker can need.
+const PLACES: u16 = 4096;
+/// Buffers lent at first. More are lent when these turn out to be too few: a smaller set stays in the processor's cache.
+const LENT_AT_FIRST: u16 = 256;
+
+/// The ring of provided buffers (io_uring_register_buf_ring(3)).
+#[derive(Debug)]
+pub(super) struct Provided {
+    places: NonNull<BufRingEntry>,
+    tail: u16,
+    /// What the kernel has, by buffer id.
+    lent: Vec<Option<Memory>>,
+}
+
+impl Provided {
+    /// Registers the group. Errors: what the kernel said.
+    pub(super) fn register(submitter: &Submitter<'_>) -> io::Result<Self> {
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc_zeroed(layout()) };
+        let Some(places) = NonNull::new(memory.cast::<BufRingEntry>()) else { handle_alloc_error(layout()) };
+        let mut provided = Self { places, tail: 0, lent: Vec::new() };
+        // SAFETY: the memory is as long as is said and page-aligned, and lives until the ring is gone: whoever owns both
+        // drops the ring first.
+        unsafe { submitter.register_buf_ring_with_flags(places.as_ptr() as u64, PLACES, GROUP, 0)? };
+        provided.lend(LENT_AT_FIRST);
+        provided.publish();
+        Ok(provided)
+    }
+
+    /// Takes the buffer `id`, which the kernel has filled with `count` bytes, and lends another in its place.
+    pub(super) fn take(&mut self, id: u16, count: usize) -> Option<Buf> {
+        let filled = self.lent.get_mut(usize::from(id))?.take()?;
+        self.place(id);
+        Some(Buf::received(filled, count))
+    }
+
+    /// The kernel found no buffer: lends twice as many from now on.
+    pub(super) fn grow(&mut self) {
+        let count = self.lent.len() as u16;
+        self.lend(count.min(PLACES - count));
+        self.publish();
+    }
+
+    /// Lets the kernel see what was lent since the last call.
+    pub(super) fn publish(&mut self) {
+        // SAFETY: the base of the ring is a valid entry, in whose reserved field the tail is kept; the kernel only reads it.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.places.as_ptr()).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    fn lend(&mut self, count: u16) {
+        for _ in 0..count {
+            let id = self.lent.len() as u16;
+            self.lent.push(None);
+            self.place(id);
+        }
+    }
+
+    /// Lends a fresh buffer under `id`, which the kernel does not have at the moment: so there is a free place.
+    fn place(&mut self, id: u16) {
+        let mut memory = lend_small();
+        let at = memory[HEADROOM_BYTES..].as_mut_ptr();
+        // SAFETY: the index is within the ring's memory; the kernel does not read this entry before `publish`.
+        let entry = unsafe { self.places.add(usize::from(self.tail & (PLACES - 1))).as_mut() };
+        entry.set_addr(at as u64);
+        entry.set_len(SMALL_BYTES as u32);
+        entry.set_bid(id);
+        self.lent[usize::from(id)] = Some(memory);
+        self.tail = self.tail.wrapping_add(1);
+    }
+}
+
+impl Drop for Provided {
+    fn drop(&mut self) {
+        // The kernel ends what is under way in its own time after the ring is closed: what it may still write to is never
+        // used for anything else.
+        std::mem::forget(std::mem::take(&mut self.lent));
+        // SAFETY: allocated with this layout, and the ring that knew of it is gone.
+        unsafe { dealloc(self.places.as_ptr().cast(), layout()) };
+    }
+}
+
+fn layout() -> Layout {
+    let size = usize::from(PLACES) * size_of::<BufRingEntry>();
+    Layout::from_size_align(size, 4096).expect("a page-aligned array of entries")
+}
