@@ -13,7 +13,7 @@ export MILLRACE_TEST_PYTHON = $(venv)/bin/python
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## a mock model, the proxy, one answer streamed through it; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
@@ -36,6 +36,20 @@ test: ## everything that must pass: format, lints, all tests, docs, scripts
 	cargo build --locked --workspace
 	cargo test --locked --workspace
 	@$(MAKE) --no-print-directory doc
+
+.PHONY: bench
+bench: ## beside nginx, HAProxy and Caddy: all rows, about 15 minutes; report in target/bench (BENCH_ARGS='--rows 1,4')
+	@$(MAKE) --no-print-directory compare
+
+.PHONY: bench-quick
+bench-quick: ## the same in two minutes: fewer rows, too few rounds for a verdict
+	@$(MAKE) --no-print-directory compare BENCH_ARGS='--quick $(BENCH_ARGS)'
+
+.PHONY: compare
+compare:
+	@make/packages bench
+	@$(MAKE) --no-print-directory build
+	'$(target)/release/millrace-bench' compare --out '$(target)/bench' $(BENCH_ARGS)
 
 .PHONY: fmt
 fmt: ## format the code

@@ -2,9 +2,13 @@
 //! mock origin in their own process. It is not part of the data plane and shares no code with it:
 //! a mistake in the proxy's framing must not be mirrored by the origin that is there to find it.
 
+pub mod compare;
+pub mod contest;
 mod dial;
 pub mod echo;
+pub mod floor;
 mod histogram;
+pub mod host;
 pub mod idle;
 pub mod load;
 mod memory;
@@ -12,4 +16,5 @@ pub mod origin;
 mod output;
 mod pattern;
 pub mod record;
+pub mod report;
 mod sched;

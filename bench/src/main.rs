@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bench::compare::{self, CompareArgs};
 use bench::echo::Echo;
+use bench::floor::{self, FloorArgs};
 use bench::idle::cli::IdleArgs;
 use bench::idle::idle;
 use bench::load::cli::LoadArgs;
@@ -26,6 +28,10 @@ struct Cli {
 enum Command {
     /// Runs the mock LLM origin until SIGTERM or SIGINT.
     Origin(OriginArgs),
+    /// Relays bytes in one thread, as bare as can be: the limit that proxies are measured against.
+    Floor(FloorArgs),
+    /// Measures the data plane beside other proxies in interleaved rounds, and writes a report.
+    Compare(CompareArgs),
     /// Runs a TCP server that sends back whatever comes, until SIGTERM or SIGINT.
     Echo(EchoArgs),
     /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
@@ -68,18 +74,15 @@ struct EchoArgs {
 
 /// Exit codes are those of all our programs: 0 good, 1 failed at run time, 2 unusable arguments.
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let Cli { command } = Cli::parse();
+    match command {
         Command::Origin(args) => run_origin(args),
-        Command::Echo(args) => match echo(&args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, 1),
-        },
+        Command::Floor(args) => exit(floor::run(&args).context("the relay failed")),
+        Command::Echo(args) => exit(echo(&args)),
         Command::Load(args) => finish(load(&args).map(|record| record.is_good())),
         Command::Idle(args) => finish(idle(&args).map(|record| record.valid && !record.failed)),
-        Command::LoadWorker => match bench::load::worker() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, 1),
-        },
+        Command::Compare(args) => exit(compare::run(&args)),
+        Command::LoadWorker => exit(bench::load::worker()),
     }
 }
 
@@ -88,8 +91,7 @@ fn finish(is_good: anyhow::Result<bool>) -> ExitCode {
     match is_good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) if error.is::<Unusable>() => fail(&error, 2),
-        Err(error) => fail(&error, 1),
+        Err(error) => exit(Err(error)),
     }
 }
 
@@ -98,8 +100,13 @@ fn run_origin(args: OriginArgs) -> ExitCode {
         Ok(defaults) => defaults,
         Err(error) => return fail(&error, 2),
     };
-    match origin(args, defaults) {
+    exit(origin(args, defaults))
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unusable>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }

@@ -54,8 +54,9 @@ fn every_file_says_what_it_is() {
 #[test]
 fn unsafe_stays_in_sys_and_io() {
     let found = in_each_file("", |file| {
-        let is_allowed =
-            ["dataplane/src/sys/", "dataplane/src/io/"].iter().any(|folder| file.path.starts_with(folder));
+        let is_allowed = ["dataplane/src/sys/", "dataplane/src/io/", "bench/src/floor/sys.rs"]
+            .iter()
+            .any(|folder| file.path.starts_with(folder));
         let lines = file.code_lines().filter(|(_, code)| !is_allowed && has_unsafe(code));
         lines.map(|(line, _)| format!("line {line}: `unsafe` outside of sys and io")).collect()
     });
