@@ -324,7 +324,7 @@ impl<'w> Desk<'w> {
 fn each_tick(context: &Context, tick: u64) {
     let stats = context.stats();
     stats.heartbeat_tick.set(tick);
-    stats.loop_turns.increment();
+    stats.loop_turns.add(driver::take_turns());
     stats.buffers.set(driver::buffers_out() as u64);
     stats.buffer_bytes.set(driver::bytes_out() as u64);
     context.end_unused();

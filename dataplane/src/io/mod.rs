@@ -27,7 +27,7 @@ pub(crate) use driver::Input;
 pub(crate) use home::Lease;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use ring::probe as probe_io_uring;
-pub(crate) use runtime::{Mode, run, sockets_nonblocking};
+pub(crate) use runtime::{Mode, run, sockets_nonblocking, take_turns};
 pub(crate) use stream::Stream;
 pub(crate) use task::{panics, spawn};
 pub(crate) use timer::{Deadlines, Side, TICK, Ticks, Timer, keep_time, now, sleep};

@@ -28,6 +28,7 @@ impl Mode {
 
 thread_local! {
     static NONBLOCKING: Cell<bool> = const { Cell::new(false) };
+    static TURNS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Whether sockets of this worker must be non-blocking. On a ring they must not: the kernel waits only for blocking ones.
@@ -45,7 +46,15 @@ pub(crate) fn run<T>(mode: Mode, main: impl Future<Output = T>) -> io::Result<T>
     }
     let _ending = Ending;
     let _post = home::open()?;
-    task::run(main, |wait| driver::with(|driver| driver.turn(wait)))
+    task::run(main, |wait| {
+        TURNS.set(TURNS.get() + 1);
+        driver::with(|driver| driver.turn(wait))
+    })
+}
+
+/// Turns of this thread's event loop since the last call.
+pub(crate) fn take_turns() -> u64 {
+    TURNS.take()
 }
 
 /// Leaves the thread as it was, also after a panic: tasks first, since they hold sockets.

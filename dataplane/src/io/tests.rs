@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::task::Poll;
 
 use super::*;
+use crate::sys::event;
 
 /// Runs the same story on each driver.
 fn on_each_driver(story: impl AsyncFn()) {
@@ -278,6 +279,21 @@ fn more_streams_than_buffers_are_lent_lose_nothing() {
         }
         while done.get() < 600 {
             turn().await;
+        }
+    });
+}
+
+#[test]
+fn more_operations_in_one_turn_than_the_queue_takes_are_all_submitted() {
+    on_each_driver(async || {
+        // The ring's submission queue has 4,096 places.
+        let events: Vec<_> = (0..5000).map(|_| Stream::adopt(event::event().unwrap()).unwrap()).collect();
+        for event in &events {
+            assert!(once(event.readable()).await.is_none());
+        }
+        events.iter().for_each(event::signal);
+        for event in &events {
+            event.readable().await.unwrap();
         }
     });
 }

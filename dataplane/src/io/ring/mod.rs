@@ -18,6 +18,7 @@
 mod provided;
 mod socket;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::{Context, Poll};
@@ -64,6 +65,8 @@ pub(super) struct Ring {
     sockets: Slab<Socket>,
     /// Sockets whose receive ended for want of buffers: armed anew when there are some.
     starved: Vec<u32>,
+    /// What the kernel had no room for, in order.
+    unsubmitted: VecDeque<Entry>,
 }
 
 /// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
@@ -82,21 +85,40 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
         let provided = Provided::register(&ring.submitter())?;
-        Ok(Self { ring, provided, sockets: Slab::new(), starved: Vec::new() })
+        let (starved, unsubmitted) = (Vec::new(), VecDeque::new());
+        Ok(Self { ring, provided, sockets: Slab::new(), starved, unsubmitted })
     }
 
     /// Prepares an operation on the socket `key`.
     fn submit(&mut self, key: u32, operation: u64, entry: Entry) {
         self.sockets[key as usize].under_way += 1;
-        self.push(&entry.user_data(user_data(key, operation)));
+        self.push(entry.user_data(user_data(key, operation)));
     }
 
-    fn push(&mut self, entry: &Entry) {
-        // SAFETY: what an entry points to is kept in its socket until the completion comes.
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
-            // Full: the kernel takes what is there. It may be busy with completions; then the next try finds it free.
-            let _ = self.ring.submit();
+    fn push(&mut self, entry: Entry) {
+        if self.unsubmitted.is_empty() && self.try_push(&entry) {
+            return;
         }
+        self.unsubmitted.push_back(entry);
+        self.push_unsubmitted();
+    }
+
+    /// Puts what is left over into the queue, which the kernel empties for that. Where it does not, since its completions
+    /// have to be taken first, the next turn goes on.
+    fn push_unsubmitted(&mut self) {
+        while let Some(entry) = self.unsubmitted.pop_front() {
+            let is_pushed = self.try_push(&entry) || (self.ring.submit().is_ok() && self.try_push(&entry));
+            if !is_pushed {
+                self.unsubmitted.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// False when the queue is full.
+    fn try_push(&mut self, entry: &Entry) -> bool {
+        // SAFETY: what an entry points to is kept in its socket until the completion comes.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
     fn fd(&self, key: u32) -> Fd {
@@ -132,7 +154,7 @@ impl Ring {
     fn cancel(&mut self, key: u32, operation: u64) {
         let which = CancelBuilder::user_data(user_data(key, operation));
         let cancel = opcode::AsyncCancel2::new(which).build();
-        self.push(&cancel.user_data(NOBODY).flags(Flags::SKIP_SUCCESS));
+        self.push(cancel.user_data(NOBODY).flags(Flags::SKIP_SUCCESS));
     }
 
     /// Ends whatever is under way on a socket. Each by its name: by the descriptor, the kernel would look through the
@@ -382,6 +404,7 @@ impl Driver for Ring {
 
     fn turn(&mut self, wait: bool) -> io::Result<()> {
         self.feed_starved();
+        self.push_unsubmitted();
         self.provided.publish();
         let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
         match submitted {
