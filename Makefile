@@ -16,14 +16,14 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## a mock model, the proxy, one answer streamed through it; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
+demo: ## a mock model, a master and an edge, one answer streamed through it; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
 	@make/packages demo
 	@$(MAKE) --no-print-directory build
 	@demo/run '$(target)/release'
 
 .PHONY: build
-build: ## release builds of the data plane, the agent and the bench tool
-	cargo build --locked --release -p dataplane -p control-agent -p bench
+build: ## release builds of the data plane, the agent, the master and the bench tool
+	cargo build --locked --release -p dataplane -p control-agent -p master-lite -p bench
 
 .PHONY: test
 test: ## everything that must pass: format, lints, all tests, docs, scripts

@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -32,6 +32,9 @@ use crate::config::Tls;
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// So does a TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted: after a restart a whole fleet comes at once, and who finds no room is reset or
+/// tries again a second later. The kernel holds it to `net.core.somaxconn`, which is 4096 unless set.
+const BACKLOG: u32 = 4096;
 /// After a failed accept, usually for want of file descriptors, before the next.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -49,10 +52,14 @@ pub(super) struct Serving {
 /// # Errors
 /// It is taken, or none of this host's.
 pub(super) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener =
-        std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    listener.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(listener)?)
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // The connections of the process before this one may linger on the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address}"))
 }
 
 /// What does the TLS handshakes, if any are wanted.
