@@ -71,6 +71,13 @@ pub struct RequestPermit {
     is_counted: bool,
 }
 
+impl RequestPermit {
+    /// Whether it counts against a limit, so that another exchange may be waiting for it.
+    pub fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+}
+
 /// `Limit::max` of requests where the config has no limit.
 const UNLIMITED: u32 = u32::MAX;
 

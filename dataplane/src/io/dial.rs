@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use dataplane_core::endpoint::EndpointAddress;
 use proto::config::SocketOptions;
 
-use super::{Stream, sockets_nonblocking};
+use super::Stream;
 use crate::sys::socket;
 
 /// Connects; `started` gets the descriptor, so that a deadline can shut it down while the connect is under way.
@@ -20,13 +20,11 @@ pub(crate) async fn dial(
         EndpointAddress::Unix(path) => socket::connect_unix(path)?,
     };
     if connected {
-        socket::set_nonblocking(&fd, sockets_nonblocking())?;
         return Stream::adopt(fd);
     }
     started(fd.as_raw_fd());
     let stream = Stream::adopt(fd)?;
     stream.writable().await?;
     socket::connect_result(&stream)?;
-    socket::set_nonblocking(&stream, sockets_nonblocking())?;
     Ok(stream)
 }

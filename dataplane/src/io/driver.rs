@@ -20,6 +20,16 @@ pub(super) enum Want {
     Bulk,
 }
 
+/// When who sends is told that the kernel has taken the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// At once.
+    AtOnce,
+    /// With whatever happens next on this worker, at the latest with the next tick. That saves a turn and a completion
+    /// for who then waits for something else anyhow. A failure is told at once all the same.
+    WithNext,
+}
+
 /// What is known of a socket's receiving side before anything is taken from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -66,7 +76,14 @@ pub(super) trait Driver {
     fn poll_hangup(&mut self, key: u32, context: &Context<'_>) -> Poll<()>;
 
     /// Sends `buf` if it is there, else waits for the end of the send under way.
-    fn poll_send(&mut self, key: u32, buf: &mut Option<Buf>, context: &Context<'_>) -> Poll<Sent>;
+    fn poll_send(&mut self, key: u32, buf: &mut Option<Buf>, told: Told, context: &Context<'_>)
+    -> Poll<Sent>;
+
+    /// Makes sure that whatever comes next on a socket is noticed, before anybody waits for it.
+    fn listen(&mut self, key: u32);
+
+    /// Whether nothing has come on a socket, and whatever comes next will make the worker turn.
+    fn is_listening(&self, key: u32) -> bool;
 
     /// Nobody waits any more for the send under way.
     fn forget_send(&mut self, key: u32);

@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use slab::Slab;
 
 use super::buf::Buf;
-use super::driver::{Driver, Input, Readiness, Received, Sent, Want};
+use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
 use super::waker::{wait, wake};
 use crate::sys::socket::{self as sockets, Peek};
 
@@ -114,7 +114,13 @@ impl Driver for Epoll {
         Poll::Pending
     }
 
-    fn poll_send(&mut self, key: u32, buf: &mut Option<Buf>, context: &Context<'_>) -> Poll<Sent> {
+    fn poll_send(
+        &mut self,
+        key: u32,
+        buf: &mut Option<Buf>,
+        _told: Told,
+        context: &Context<'_>,
+    ) -> Poll<Sent> {
         let socket = self.socket(key);
         if socket.is_writable
             && let Some(mut sending) = buf.take()
@@ -134,6 +140,15 @@ impl Driver for Epoll {
         }
         wait(&mut socket.writer, context);
         Poll::Pending
+    }
+
+    fn listen(&mut self, _key: u32) {
+        // The set of descriptors notices it already.
+    }
+
+    fn is_listening(&self, _key: u32) -> bool {
+        // Sends are over at once: there is nothing to put off.
+        false
     }
 
     fn forget_send(&mut self, _key: u32) {

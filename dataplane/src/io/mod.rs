@@ -23,11 +23,11 @@ mod waker;
 
 pub(crate) use buf::{Buf, LARGE_BYTES, buffers_out, bytes_out};
 pub(crate) use dial::dial;
-pub(crate) use driver::Input;
+pub(crate) use driver::{Input, Told};
 pub(crate) use home::Lease;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use ring::probe as probe_io_uring;
-pub(crate) use runtime::{Mode, run, sockets_nonblocking, take_turns};
+pub(crate) use runtime::{Mode, run, take_turns};
 pub(crate) use stream::Stream;
 pub(crate) use task::{panics, spawn};
 pub(crate) use timer::{Deadlines, Side, TICK, Ticks, Timer, keep_time, now, sleep};

@@ -27,19 +27,12 @@ impl Mode {
 }
 
 thread_local! {
-    static NONBLOCKING: Cell<bool> = const { Cell::new(false) };
     static TURNS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Whether sockets of this worker must be non-blocking. On a ring they must not: the kernel waits only for blocking ones.
-pub(crate) fn sockets_nonblocking() -> bool {
-    NONBLOCKING.get()
 }
 
 /// Runs `main`, and what it spawns, on this thread until `main` is done. Errors: the kernel refuses the driver, or fails
 /// it later.
 pub(crate) fn run<T>(mode: Mode, main: impl Future<Output = T>) -> io::Result<T> {
-    NONBLOCKING.set(mode == Mode::Epoll);
     match mode {
         Mode::IoUring => driver::install(Ring::new()?),
         Mode::Epoll => driver::install(Epoll::new()?),

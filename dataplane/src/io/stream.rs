@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::Shutdown;
 
-use super::driver::{self, Input, Readiness, Received, Sent, Want};
+use super::driver::{self, Input, Readiness, Received, Sent, Told, Want};
 use super::{Buf, home};
 use crate::sys::socket;
 
@@ -23,7 +23,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Takes a descriptor over; its blocking mode must fit the driver (see [`super::sockets_nonblocking`]).
+    /// Takes a descriptor over, which is non-blocking.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let raw = fd.as_raw_fd();
         let key = driver::with(|driver| driver.adopt(fd))?;
@@ -86,8 +86,24 @@ impl Stream {
     }
 
     /// Sends once; what was taken is consumed from `buf`.
-    pub(crate) fn send(&self, buf: Buf) -> impl Future<Output = Sent> {
-        Send { stream: self, buf: Some(buf), is_over: false }
+    pub(crate) fn send(&self, buf: Buf, told: Told) -> impl Future<Output = Sent> {
+        Send { stream: self, buf: Some(buf), told, is_over: false }
+    }
+
+    /// Whether it is open and nothing has come.
+    pub(crate) fn is_quiet(&self) -> bool {
+        driver::with(|driver| driver.is_quiet(self.key))
+    }
+
+    /// Lets the kernel receive before anybody waits for it.
+    pub(crate) fn listen(&self) {
+        driver::with(|driver| driver.listen(self.key));
+    }
+
+    /// Whether nothing has come, and whatever comes next will make the worker turn: who waits for that may as well be told
+    /// of an earlier send then.
+    pub(crate) fn is_listening(&self) -> bool {
+        driver::with(|driver| driver.is_listening(self.key))
     }
 
     /// Sends the end of our side (FIN).
@@ -103,8 +119,7 @@ impl Stream {
     /// Puts the connection aside: whoever has the lease can go on with it, on this worker or on another. None if it is
     /// closed, or bytes have come on it that nobody asked for.
     pub(crate) fn lease(self) -> Option<home::Lease> {
-        let is_quiet = driver::with(|driver| driver.is_quiet(self.key));
-        is_quiet.then(|| home::Lease::new(self.into_key()))
+        self.is_quiet().then(|| home::Lease::new(self.into_key()))
     }
 
     /// Gives the descriptor up, for another worker; none where [`Stream::lease`] would give none.
@@ -141,6 +156,7 @@ struct Send<'s> {
     stream: &'s Stream,
     /// Until the kernel has it.
     buf: Option<Buf>,
+    told: Told,
     is_over: bool,
 }
 
@@ -149,7 +165,8 @@ impl Future for Send<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sent> {
         let this = &mut *self;
-        let sent = driver::with(|driver| driver.poll_send(this.stream.key, &mut this.buf, context));
+        let sent =
+            driver::with(|driver| driver.poll_send(this.stream.key, &mut this.buf, this.told, context));
         this.is_over = sent.is_ready();
         sent
     }

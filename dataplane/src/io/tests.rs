@@ -25,7 +25,7 @@ fn connection() -> (Stream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(sockets_nonblocking()).unwrap();
+    ours.set_nonblocking(true).unwrap();
     (Stream::adopt(ours.into()).unwrap(), peer)
 }
 
@@ -35,10 +35,10 @@ fn buf_of(bytes: &[u8]) -> Buf {
     buf
 }
 
-async fn send_all(stream: &Stream, bytes: &[u8]) {
+async fn send_all(stream: &Stream, bytes: &[u8], told: Told) {
     let mut buf = buf_of(bytes);
     while !buf.is_empty() {
-        let (sent, left) = stream.send(buf).await;
+        let (sent, left) = stream.send(buf, told).await;
         sent.unwrap();
         buf = left;
     }
@@ -154,24 +154,78 @@ fn a_hangup_behind_unread_bytes_is_noticed() {
 
 #[test]
 fn a_slow_reader_is_waited_for_and_a_send_that_nobody_waits_for_disturbs_no_later_one() {
+    for told in [Told::AtOnce, Told::WithNext] {
+        on_each_driver(async || slow_reader(told).await);
+    }
+}
+
+async fn slow_reader(told: Told) {
+    start_clock();
+    let (stream, mut peer) = connection();
+    let filler = vec![b'f'; 64 * 1024];
+    let mut filled = 0;
+    // The kernel's buffers fill up, until a send stays under way; which is then given up.
+    while let Some((sent, _)) = once_settled(stream.send(buf_of(&filler), told)).await {
+        filled += sent.unwrap();
+    }
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).map(|_| all)
+    });
+    send_all(&stream, b"the end", told).await;
+    stream.shutdown_write();
+    assert_eq!(stream.input().await, Input::Ended);
+    let all = reader.join().unwrap().unwrap();
+    assert!(all.ends_with(b"the end") && all.len() >= filled + 7);
+    assert!(all[..all.len() - 7].iter().all(|byte| *byte == b'f'));
+}
+
+#[test]
+fn a_send_may_be_told_of_with_the_next_thing_that_happens() {
     on_each_driver(async || {
         let (stream, mut peer) = connection();
-        let filler = vec![b'f'; 64 * 1024];
-        let mut filled = 0;
-        // The kernel's buffers fill up, until a send stays under way; which is then given up.
-        while let Some((sent, _)) = once_settled(stream.send(buf_of(&filler))).await {
-            filled += sent.unwrap();
-        }
-        let reader = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            peer.read_to_end(&mut all).map(|_| all)
+        let echo = std::thread::spawn(move || {
+            for _ in 0..1000 {
+                let mut bytes = [0; 5];
+                peer.read_exact(&mut bytes).unwrap();
+                peer.write_all(&bytes).unwrap();
+            }
         });
-        send_all(&stream, b"the end").await;
-        stream.shutdown_write();
-        assert_eq!(stream.input().await, Input::Ended);
-        let all = reader.join().unwrap().unwrap();
-        assert!(all.ends_with(b"the end") && all.len() >= filled + 7);
-        assert!(all[..all.len() - 7].iter().all(|byte| *byte == b'f'));
+        // Without a clock: it is the echo that tells of the send.
+        for round in 0..1000u32 {
+            let word = format!("{round:05}");
+            let mut receive = pin!(stream.recv());
+            assert!(once(receive.as_mut()).await.is_none(), "nothing comes before it is asked for");
+            assert_eq!(stream.send(buf_of(word.as_bytes()), Told::WithNext).await.0.unwrap(), 5);
+            assert_eq!(receive.await.unwrap().unwrap().bytes(), word.as_bytes());
+        }
+        blocking(move || echo.join().unwrap()).await;
+        start_clock();
+        let (stream, _peer) = connection();
+        let (sent, _) = stream.send(buf_of(b"into silence"), Told::WithNext).await;
+        assert_eq!(sent.unwrap(), 12, "the next tick tells of it");
+    });
+}
+
+#[test]
+fn a_close_does_not_wait_for_what_would_have_been_told_later() {
+    on_each_driver(async || {
+        for _ in 0..100 {
+            let (stream, mut peer) = connection();
+            let event = event::event().unwrap();
+            let signal = event.try_clone().unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                peer.read_to_end(&mut all).unwrap();
+                event::signal(&signal);
+                all
+            });
+            let _ = once(stream.send(buf_of(b"goodbye"), Told::WithNext)).await;
+            drop(stream);
+            // Nothing else happens on this worker before the peer has seen the end.
+            Stream::adopt(event).unwrap().readable().await.unwrap();
+            assert_eq!(reader.join().unwrap(), b"goodbye");
+        }
     });
 }
 
@@ -235,7 +289,7 @@ fn another_worker_claims_a_lease_and_goes_on_with_the_connection() {
             start_clock();
             let (lease, mut peer) = leased.recv().unwrap();
             let stream = lease.claim().await.expect("it is quiet");
-            send_all(&stream, b"hello").await;
+            send_all(&stream, b"hello", Told::AtOnce).await;
             let mut heard = [0; 5];
             peer.read_exact(&mut heard).unwrap();
             assert_eq!(&heard, b"hello");
@@ -306,7 +360,8 @@ fn futures_that_are_dropped_at_any_point_leave_no_buffer_behind() {
             if round % 2 == 0 {
                 peer.write_all(b"some bytes").unwrap();
             }
-            let _ = once(stream.send(buf_of(b"answer"))).await;
+            let told = if round % 5 == 0 { Told::WithNext } else { Told::AtOnce };
+            let _ = once(stream.send(buf_of(b"answer"), told)).await;
             let _ =
                 once(async { (stream.recv().await, stream.recv_bulk().await, stream.recv().await) }).await;
             if round % 3 == 0 {

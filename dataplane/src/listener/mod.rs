@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::io::{self as driver, Stream, sockets_nonblocking};
+use crate::io::{self as driver, Stream};
 use crate::protocol::{Connection, Context, Ingress, serve};
 use crate::sys::socket;
 
@@ -96,7 +96,7 @@ fn accept_burst(
     hand_over: &impl Fn(usize, Accepted),
 ) -> io::Result<bool> {
     for _ in 0..BURST {
-        let (socket, peer) = match socket::accept(socket, sockets_nonblocking()) {
+        let (socket, peer) = match socket::accept(socket) {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) if is_exhausted(&error) => return Err(error),

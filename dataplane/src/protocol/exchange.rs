@@ -17,7 +17,7 @@ use proto::config::HostHeader;
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
-use crate::io::{Buf, Deadlines, Side, Stream, Timer};
+use crate::io::{Buf, Deadlines, Side, Stream, Timer, Told};
 use crate::upstream::{ConnectFailure, Endpoint, InFlight, connect};
 
 /// An exchange from its routed request to its end.
@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     kept: RefCell<Option<Buf>>,
     /// Whether all of the request has been sent: then the endpoint has to answer.
     pub(crate) is_asked: Cell<bool>,
+    /// Whether bytes behind this request have come: then its end is waited for.
+    pub(crate) is_followed: Cell<bool>,
     /// Whether body bytes beyond the kept ones have been sent.
     pub(crate) is_body_lost: Cell<bool>,
     pub(crate) tally: Tally,
@@ -129,6 +131,7 @@ impl Exchange {
             attempts: Cell::new(0),
             kept: RefCell::new(None),
             is_asked: Cell::new(false),
+            is_followed: Cell::new(false),
             is_body_lost: Cell::new(false),
             tally,
             notes: None,
@@ -187,7 +190,11 @@ impl Exchange {
         deadlines.aim(Side::Exchange, stream.as_raw_fd());
         let mark = request.mark();
         deadlines.arm(Side::Upstream, Timer::UpstreamSend, stream.as_raw_fd(), self.view.send_timeout);
-        let (sent, mut request) = send_all(&stream, request).await;
+        // What follows is the answer, unless more of the request does.
+        let is_awaited = self.is_asked.get() && stream.is_listening();
+        let told = if is_awaited { Told::WithNext } else { Told::AtOnce };
+        self.tally.sent.set(self.context.stamp());
+        let (sent, mut request) = send_all(&stream, request, told).await;
         deadlines.disarm(Side::Upstream);
         request.rewind(mark);
         if sent.is_err() {
@@ -199,7 +206,6 @@ impl Exchange {
             };
             return Err((Failed { kind, phase: phase_after_send(is_reused) }, request));
         }
-        self.tally.sent.set(self.context.stamp());
         self.kept.replace(Some(request));
         Ok(Reached { stream, endpoint, index, is_reused })
     }
@@ -217,10 +223,12 @@ impl Exchange {
         }
         let socket = &route.cluster.entry.config.socket;
         let connected = connect(endpoint, socket, deadlines, route.connect).await;
-        connected.map(|stream| (stream, false)).map_err(|ConnectFailure { kind, error }| {
-            tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
-            kind
-        })
+        connected.inspect(Stream::listen).map(|stream| (stream, false)).map_err(
+            |ConnectFailure { kind, error }| {
+                tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+                kind
+            },
+        )
     }
 
     /// What follows a try that failed: the next one, with the request to send.
@@ -259,6 +267,13 @@ impl Exchange {
             request
         };
         Ok((Try { index: next, endpoint, may_reuse }, request))
+    }
+
+    /// Whether somebody waits for the end of this exchange who would not notice it by himself: a limit that it counts
+    /// against, a log that says how long it took, the next request of its client.
+    pub(crate) fn is_end_awaited(&self) -> bool {
+        let is_counted = self.permit.as_ref().is_some_and(RequestPermit::is_counted);
+        is_counted || self.notes.is_some() || self.is_followed.get()
     }
 
     /// The endpoint that was tried last; empty unless the access log is on.
@@ -406,9 +421,9 @@ pub(crate) fn phase_after_send(is_reused: bool) -> Phase {
 }
 
 /// Sends the whole content of `buf`.
-pub(crate) async fn send_all(stream: &Stream, mut buf: Buf) -> (std::io::Result<()>, Buf) {
+pub(crate) async fn send_all(stream: &Stream, mut buf: Buf, told: Told) -> (std::io::Result<()>, Buf) {
     while !buf.is_empty() {
-        let (result, sent) = stream.send(buf).await;
+        let (result, sent) = stream.send(buf, told).await;
         buf = sent;
         match result {
             Ok(1..) => {}

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::io::{Buf, Deadlines, Side, Stream, Ticks, Timer};
+use crate::io::{Buf, Deadlines, Side, Stream, Ticks, Timer, Told};
 
 /// How many bytes went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,8 @@ async fn one_way(
             count.set(count.get() + buf.len() as u64);
             is_full = buf.fills_small();
             while !buf.is_empty() {
-                let (result, sent) = to.send(buf).await;
+                let told = if from.is_listening() { Told::WithNext } else { Told::AtOnce };
+                let (result, sent) = to.send(buf, told).await;
                 buf = sent;
                 if !matches!(result, Ok(1..)) {
                     return false;

@@ -88,9 +88,8 @@ pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Option<SocketAddr>>
 }
 
 /// Takes one waiting connection and the peer's address (`None` for a Unix socket); `WouldBlock` when none waits.
-pub(crate) fn accept(listener: impl AsFd, nonblocking: bool) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-    let mut flags = SocketFlags::CLOEXEC;
-    flags.set(SocketFlags::NONBLOCK, nonblocking);
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
     Ok((fd, address.and_then(|any| SocketAddr::try_from(any).ok())))
 }
@@ -98,7 +97,8 @@ pub(crate) fn accept(listener: impl AsFd, nonblocking: bool) -> io::Result<(Owne
 /// Starts to connect a new socket; the result is there when it becomes writable ([`connect_result`]).
 /// True when it is connected already, as on the loopback.
 pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<(OwnedFd, bool)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    let kind = Type::STREAM.cloexec().nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     set_options(&SockRef::from(&socket), options)?;
     if options.fastopen > 0 {
         set_int(&SockRef::from(&socket), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
@@ -108,12 +108,11 @@ pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::R
 
 /// As [`connect_tcp`], to a Unix socket.
 pub(crate) fn connect_unix(path: &Path) -> io::Result<(OwnedFd, bool)> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
     begin_connect(socket, &SockAddr::unix(path)?)
 }
 
 fn begin_connect(socket: Socket, address: &SockAddr) -> io::Result<(OwnedFd, bool)> {
-    socket.set_nonblocking(true)?;
     match socket.connect(address) {
         Ok(()) => Ok((socket.into(), true)),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((socket.into(), false)),
@@ -124,11 +123,6 @@ fn begin_connect(socket: Socket, address: &SockAddr) -> io::Result<(OwnedFd, boo
 /// How the connect of a socket ended.
 pub(crate) fn connect_result(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).take_error()?.map_or(Ok(()), Err)
-}
-
-/// Ring operations wait in the kernel only on a blocking socket; epoll needs the opposite.
-pub(crate) fn set_nonblocking(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
-    SockRef::from(&socket.as_fd()).set_nonblocking(nonblocking)
 }
 
 /// Looks whether anything waits to be read, without waiting and without taking it.

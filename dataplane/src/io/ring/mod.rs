@@ -29,7 +29,7 @@ use io_uring::{IoUring, cqueue, opcode};
 use slab::Slab;
 
 use super::buf::Buf;
-use super::driver::{Driver, Input, Readiness, Received, Sent, Want};
+use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
 use super::waker::{wait, wake};
 use crate::sys::socket::{self as sockets, Peek};
 use provided::Provided;
@@ -67,6 +67,12 @@ pub(super) struct Ring {
     starved: Vec<u32>,
     /// What the kernel had no room for, in order.
     unsubmitted: VecDeque<Entry>,
+    /// Sends that tell of failures only, since the kernel was last asked to take everything.
+    unhurried: Vec<u32>,
+    /// A socket was closed that such a send holds open: the next turn must not wait.
+    is_hurried: bool,
+    /// What one turn brought, kept between turns for its memory.
+    completed: Vec<(u64, i32, u32)>,
 }
 
 /// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
@@ -85,8 +91,16 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
         let provided = Provided::register(&ring.submitter())?;
-        let (starved, unsubmitted) = (Vec::new(), VecDeque::new());
-        Ok(Self { ring, provided, sockets: Slab::new(), starved, unsubmitted })
+        Ok(Self {
+            ring,
+            provided,
+            sockets: Slab::new(),
+            starved: Vec::new(),
+            unsubmitted: VecDeque::new(),
+            unhurried: Vec::new(),
+            is_hurried: false,
+            completed: Vec::new(),
+        })
     }
 
     /// Prepares an operation on the socket `key`.
@@ -178,14 +192,13 @@ impl Ring {
         if user_data == NOBODY {
             return;
         }
-        let key = (user_data >> OPERATION_BITS) as u32;
-        let operation = user_data & ((1 << OPERATION_BITS) - 1);
+        let (key, operation) = parts(user_data);
         let is_last = !cqueue::more(flags);
         let Some(socket) = self.sockets.get_mut(key as usize) else { return };
         socket.under_way -= u8::from(is_last);
         match operation {
             RECEIVE => self.received(key, result, flags),
-            SEND => socket.sent(result),
+            SEND => self.sent(key, result),
             READABLE => {
                 socket.readable = Polling::Done(result);
                 wake(&mut socket.reader);
@@ -199,10 +212,56 @@ impl Ring {
                 wake(&mut socket.mourner);
             }
         }
+        self.remove_if_over(key);
+    }
+
+    fn remove_if_over(&mut self, key: u32) {
         let socket = &self.sockets[key as usize];
         if socket.is_closing && socket.under_way == 0 {
             self.sockets.remove(key as usize);
         }
+    }
+
+    fn sent(&mut self, key: u32, result: i32) {
+        let socket = &mut self.sockets[key as usize];
+        if result == -libc::EAGAIN
+            && let Sending::Submitted(buf) = &socket.sending
+        {
+            // It was not to wait, for it could not have told of its end: now it waits.
+            let (fd, bytes) = (Fd(socket.fd.as_raw_fd()), buf.bytes());
+            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            self.submit(key, SEND, send.flags(libc::MSG_NOSIGNAL).build());
+            return;
+        }
+        socket.sent(result);
+    }
+
+    /// Ends the sends that had nothing to tell. Called with everything submitted and all completions at hand: those that
+    /// are not among them have sent all they had.
+    fn end_unhurried(&mut self) {
+        self.is_hurried = false;
+        for (user_data, ..) in &self.completed {
+            let (key, operation) = parts(*user_data);
+            if operation == SEND
+                && let Some(socket) = self.sockets.get_mut(key as usize)
+            {
+                socket.is_unhurried = false;
+            }
+        }
+        for index in 0..self.unhurried.len() {
+            let key = self.unhurried[index];
+            let Some(socket) = self.sockets.get_mut(key as usize) else { continue };
+            if std::mem::take(&mut socket.is_unhurried) {
+                socket.under_way -= 1;
+                let bytes = match &socket.sending {
+                    Sending::Submitted(buf) => buf.len() as i32,
+                    Sending::Off | Sending::Forgotten { .. } | Sending::Done(..) => 0,
+                };
+                socket.sent(bytes);
+                self.remove_if_over(key);
+            }
+        }
+        self.unhurried.clear();
     }
 
     fn received(&mut self, key: u32, result: i32, flags: u32) {
@@ -266,6 +325,7 @@ impl Driver for Ring {
             self.sockets.remove(key as usize);
             return;
         }
+        self.is_hurried |= socket.is_unhurried;
         socket.abandon();
         self.cancel_all(key);
     }
@@ -317,7 +377,13 @@ impl Driver for Ring {
         Poll::Pending
     }
 
-    fn poll_send(&mut self, key: u32, buf: &mut Option<Buf>, context: &Context<'_>) -> Poll<Sent> {
+    fn poll_send(
+        &mut self,
+        key: u32,
+        buf: &mut Option<Buf>,
+        told: Told,
+        context: &Context<'_>,
+    ) -> Poll<Sent> {
         let socket = &mut self.sockets[key as usize];
         match std::mem::replace(&mut socket.sending, Sending::Off) {
             Sending::Off => {}
@@ -338,9 +404,29 @@ impl Driver for Ring {
             let fd = Fd(socket.fd.as_raw_fd());
             let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
             socket.sending = Sending::Submitted(buf);
-            self.submit(key, SEND, send.flags(libc::MSG_NOSIGNAL).build());
+            let entry = match told {
+                Told::AtOnce => send.flags(libc::MSG_NOSIGNAL).build(),
+                Told::WithNext => {
+                    socket.is_unhurried = true;
+                    self.unhurried.push(key);
+                    // All of it or a failure, and nothing in between that would have to be told later.
+                    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+                    send.flags(flags).build().flags(Flags::SKIP_SUCCESS)
+                }
+            };
+            self.submit(key, SEND, entry);
         }
         Poll::Pending
+    }
+
+    fn listen(&mut self, key: u32) {
+        self.watch(key);
+    }
+
+    fn is_listening(&self, key: u32) -> bool {
+        let socket = &self.sockets[key as usize];
+        let is_armed = matches!(socket.receiving, Receiving::Multishot) && !socket.is_stopping;
+        is_armed && socket.inbox.is_empty() && socket.ended.is_none()
     }
 
     fn forget_send(&mut self, key: u32) {
@@ -406,6 +492,7 @@ impl Driver for Ring {
         self.feed_starved();
         self.push_unsubmitted();
         self.provided.publish();
+        let wait = wait && !self.is_hurried;
         let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
         match submitted {
             Ok(_) => {}
@@ -413,14 +500,27 @@ impl Driver for Ring {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(error) => return Err(error),
         }
-        while let Some(entry) = { self.ring.completion().next() } {
-            self.complete(entry.user_data(), entry.result(), entry.flags());
+        self.completed.clear();
+        let entries = self.ring.completion();
+        self.completed.extend(entries.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        if self.knows_all() {
+            self.end_unhurried();
+        }
+        for index in 0..self.completed.len() {
+            let (user_data, result, flags) = self.completed[index];
+            self.complete(user_data, result, flags);
         }
         Ok(())
     }
 }
 
 impl Ring {
+    /// Whether the kernel has taken all that was prepared, and has told all that it had to tell.
+    fn knows_all(&mut self) -> bool {
+        let submissions = self.ring.submission();
+        submissions.is_empty() && !submissions.cq_overflow() && self.unsubmitted.is_empty()
+    }
+
     /// Submits without waiting, and lets the kernel complete what it has put off.
     fn collect(&mut self) -> io::Result<usize> {
         const GETEVENTS: u32 = 1;
@@ -471,6 +571,11 @@ impl Socket {
         (self.reader, self.writer, self.mourner) = (None, None, None);
         while self.inbox.pop().is_some() {}
     }
+}
+
+/// Key and operation.
+fn parts(user_data: u64) -> (u32, u64) {
+    ((user_data >> OPERATION_BITS) as u32, user_data & ((1 << OPERATION_BITS) - 1))
 }
 
 fn user_data(key: u32, operation: u64) -> u64 {

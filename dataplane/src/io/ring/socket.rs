@@ -80,6 +80,8 @@ pub(super) struct Socket {
     pub(super) writable: Polling,
     pub(super) hangup: Polling,
     pub(super) sending: Sending,
+    /// The send under way tells of a failure only.
+    pub(super) is_unhurried: bool,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     pub(super) mourner: Option<Waker>,
@@ -101,6 +103,7 @@ impl Socket {
             writable: Polling::Off,
             hangup: Polling::Off,
             sending: Sending::Off,
+            is_unhurried: false,
             reader: None,
             writer: None,
             mourner: None,

@@ -14,7 +14,7 @@ use dataplane_core::retry::Phase;
 use super::super::exchange::{Exchange, Failed, Reached, count, phase_after_send};
 use super::Connection;
 use super::request::{PSEUDONYM, put_head};
-use crate::io::{Buf, Side, Timer};
+use crate::io::{Buf, Side, Stream, Timer, Told};
 use crate::relay::Transit;
 
 /// A response that was passed on to its end.
@@ -64,8 +64,13 @@ pub(super) async fn answer(
     let mut is_full = buf.spare() == 0;
     loop {
         if !buf.is_empty() {
-            send(client, exchange, buf).await.map_err(started)?;
+            let told = if is_unhurried(client, exchange, upstream, &opening) {
+                Told::WithNext
+            } else {
+                Told::AtOnce
+            };
             exchange.stamp_sent();
+            send(client, exchange, buf, told).await.map_err(started)?;
         }
         if opening.is_whole {
             return Ok(opening.answered);
@@ -135,7 +140,7 @@ async fn head(
                     scan = HeadScan::default();
                     if let Some(interim) = interim {
                         let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
-                        send(client, exchange, interim).await.map_err(started)?;
+                        send(client, exchange, interim, Told::AtOnce).await.map_err(started)?;
                     }
                     if exchange.is_asked.get() {
                         await_first_byte();
@@ -252,11 +257,21 @@ fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64
     Ok(passed.payload)
 }
 
+/// Whether nothing is to be done after this send but to wait: for more of the answer, or for the client's next request.
+fn is_unhurried(client: &Connection, exchange: &Exchange, upstream: &Stream, opening: &Opening) -> bool {
+    let Answered { keep_upstream, keep_client, is_switched } = opening.answered;
+    if !opening.is_whole {
+        return upstream.is_listening();
+    }
+    let is_kept = keep_upstream && keep_client && !is_switched;
+    is_kept && !exchange.is_end_awaited() && client.stream.is_listening()
+}
+
 /// Sends to the client, which may take its time but not for ever.
-async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf) -> Result<(), FaultKind> {
+async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf, told: Told) -> Result<(), FaultKind> {
     while !buf.is_empty() {
         client.arm(Side::ClientWrite, Timer::Send, exchange.view.send_timeout);
-        let (sent, left) = client.stream.send(buf).await;
+        let (sent, left) = client.stream.send(buf, told).await;
         client.deadlines.disarm(Side::ClientWrite);
         buf = left;
         if !matches!(sent, Ok(1..)) {

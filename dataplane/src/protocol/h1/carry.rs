@@ -62,10 +62,14 @@ pub(super) async fn carry(client: &Connection, admitted: Admitted) -> Ended {
             Box::pin(tell(&carriage, fault)).await
         }
     };
+    // Who asked for the close, and has said nothing since, will not be surprised by it.
+    let is_farewell = !wants.keep_alive && !client.is_ending() && exchange.is_asked.get();
     drop(exchange);
     client.deadlines.clear();
     if !keep_client {
-        Box::pin(reply::linger(client)).await;
+        if !(is_farewell && rest.is_none() && client.stream.is_quiet()) {
+            Box::pin(reply::linger(client)).await;
+        }
         return Ended::Closed;
     }
     Ended::Open(rest)
@@ -176,6 +180,7 @@ impl Carriage<'_> {
     /// Notes how the upload ended; from here on the endpoint has to answer.
     fn end_upload(&self, uploaded: Result<Uploaded, FaultKind>, reached: &Reached) -> Result<(), FaultKind> {
         if let Uploaded::Whole(behind) = uploaded? {
+            self.exchange.is_followed.set(behind.is_some());
             self.behind.set(behind);
             self.exchange.is_asked.set(true);
             self.exchange.is_body_lost.set(!self.exchange.is_kept());

@@ -10,7 +10,7 @@ use super::super::context::Context;
 use super::super::ident::RequestId;
 use super::request::Refusal;
 use super::{Connection, Ended};
-use crate::io::{Buf, Side, Ticks, Timer};
+use crate::io::{Buf, Side, Ticks, Timer, Told};
 
 /// How long a client may take to close after it was told the end, or to send the little that is left of a refused request.
 const LINGER: Ticks = Ticks::of_millis(2_000);
@@ -41,7 +41,7 @@ impl From<&Refusal> for Reply {
 pub(super) async fn send(client: &Connection, reply: &Reply) -> bool {
     let Some(buf) = encode(reply) else { return false };
     client.arm(Side::ClientWrite, Timer::Send, client.send_timeout());
-    let (sent, _) = super::super::exchange::send_all(&client.stream, buf).await;
+    let (sent, _) = super::super::exchange::send_all(&client.stream, buf, Told::AtOnce).await;
     client.deadlines.disarm(Side::ClientWrite);
     sent.is_ok() && reply.keep_alive
 }
@@ -53,7 +53,7 @@ pub(super) async fn linger(client: &Connection) {
     client.arm(Side::ClientRead, Timer::Linger, LINGER);
     let mut thrown_away = 0;
     while thrown_away < LINGER_BYTES_MAX {
-        match client.stream.recv_bulk().await {
+        match client.stream.recv().await {
             Ok(Some(received)) => thrown_away += received.len(),
             Ok(None) | Err(_) => return,
         }

@@ -206,6 +206,7 @@ fn rewrite(
     put_head(&scratch[..decision.encoded_bytes], &mut input);
     exchange.notes = decision.notes;
     exchange.is_asked.set(is_whole);
+    exchange.is_followed.set(rest.is_some());
     let mut asked_by = decision.client;
     asked_by.keep_alive &= !client.is_ending();
     Ok(Admitted {

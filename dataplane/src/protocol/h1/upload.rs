@@ -7,7 +7,7 @@ use dataplane_core::h1::BodyDecoder;
 
 use super::super::exchange::{Exchange, count, send_all};
 use super::Connection;
-use crate::io::{Buf, Side, Stream, Timer};
+use crate::io::{Buf, Side, Stream, Timer, Told};
 use crate::relay::Transit;
 
 /// How an upload ended.
@@ -57,7 +57,9 @@ pub(super) async fn upload(
         });
         deadlines.disarm(Side::ClientRead);
         deadlines.arm(Side::Upload, Timer::UpstreamSend, upstream.as_raw_fd(), exchange.view.send_timeout);
-        let (sent, _) = send_all(upstream, buf).await;
+        let is_awaited = upstream.is_listening() && (passed.done || client.stream.is_listening());
+        let told = if is_awaited { Told::WithNext } else { Told::AtOnce };
+        let (sent, _) = send_all(upstream, buf, told).await;
         deadlines.disarm(Side::Upload);
         if sent.is_err() {
             return Ok(Uploaded::NotWanted);
