@@ -83,9 +83,9 @@ fn every_row_is_measured_and_reported() {
         smoke("get-64,post-4k,latency-30,sse-1k,body-64k,churn,overload", "millrace,ring");
     assert_eq!(report.rows.len(), 7);
     report.rows.iter().for_each(|row| assert_measured(row, &everybody));
-    // The ring's buffers are fewer than so many slow readers would take.
-    let (slow, _) = smoke("slow-readers", "millrace");
-    assert_measured(&slow.rows[0], &everybody[..1]);
+    // The ring's buffers are fewer than so many slow readers would take, and it has no connections to keep.
+    let (alone, _) = smoke("idle-8k,slow-readers", "millrace");
+    alone.rows.iter().for_each(|row| assert_measured(row, &everybody[..1]));
     let costs = table(&report.rows[0], Figure::CpuPerRequestUs);
     assert!(costs.entries.iter().all(|entry| entry.samples[0] > 0.5), "{costs:?}");
     assert_eq!(costs.verdict, Some(Verdict::NoRival));

@@ -82,6 +82,11 @@ pub enum Workload {
     },
     /// A connection for each request, closed loop.
     Churn,
+    /// Connections that say nothing after one request, and a few streams among them.
+    Idle {
+        /// In all.
+        connections: u32,
+    },
     /// Clients that read far slower than the origin sends.
     SlowReaders,
     /// More than can be answered, with most of the CPU taken by others.
@@ -107,6 +112,7 @@ impl Workload {
             | Self::Sse { .. }
             | Self::Body { .. }
             | Self::Churn
+            | Self::Idle { .. }
             | Self::SlowReaders
             | Self::Overload => None,
         }
@@ -116,7 +122,12 @@ impl Workload {
     pub fn needs_direct(self) -> bool {
         match self {
             Self::Latency { .. } | Self::Sse { .. } | Self::SlowReaders => true,
-            Self::Get { .. } | Self::Post | Self::Body { .. } | Self::Churn | Self::Overload => false,
+            Self::Get { .. }
+            | Self::Post
+            | Self::Body { .. }
+            | Self::Churn
+            | Self::Idle { .. }
+            | Self::Overload => false,
         }
     }
 }
@@ -269,6 +280,19 @@ pub const CASES: &[Case] = &[
         is_quick: true,
     },
     Case {
+        name: "idle-8k",
+        number: 11,
+        title: "8,000 connections, 5 % of them streaming, the others silent",
+        workload: Workload::Idle { connections: 8000 },
+        figures: &[Figure::UserBytesPerIdle, Figure::IdleCpuPercent, Figure::WakeP50Us],
+        targets: &[
+            Target { figure: Figure::UserBytesPerIdle, limit: Limit::Value(512.0) },
+            Target { figure: Figure::IdleCpuPercent, limit: Limit::Value(0.5) },
+        ],
+        usual: PROXIES,
+        is_quick: false,
+    },
+    Case {
         name: "slow-readers",
         number: 12,
         title: "100 clients that read 16 MiB at 160 KiB a second, origin at full speed",
@@ -288,7 +312,7 @@ pub const CASES: &[Case] = &[
             Target { figure: Figure::GoodputPercent, limit: Limit::Value(95.0) },
             Target { figure: Figure::BareRejections, limit: Limit::Value(0.0) },
         ],
-        usual: PROXIES,
+        usual: MAIN,
         is_quick: false,
     },
 ];

@@ -1,14 +1,17 @@
-//! A run of `millrace-bench load` in a process of its own, on the CPU of the load, and its record.
+//! A run of `millrace-bench load` or `idle` in a process of its own, on the CPU of the load, and its record.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use super::measure::{Bench, millis, warmup};
 use super::unmeasured;
 use crate::contest::{Fault, Process};
-use crate::record::LoadRecord;
+use crate::record::{Failure, IdleRecord, LoadRecord};
 
 /// Time beyond the measured one for starting, connecting, warming up and draining; a run that takes longer hangs.
 const SPARE: Duration = Duration::from_secs(30);
@@ -38,6 +41,16 @@ impl<'a> Job<'a> {
         pids.into_iter().fold(job, |job, pid| job.flag("--watch-pid", pid))
     }
 
+    /// `connections` that are idle, but for a share of them that streams.
+    pub(super) fn idle(bench: &'a Bench, connections: u32, target: SocketAddr, process: &Process) -> Self {
+        let job = Self { bench, arguments: vec!["idle".to_owned(), "--quiet".to_owned()] }
+            .flag("--target", format!("http://{target}"))
+            .flag("--connections", connections)
+            .flag("--hold", millis(bench.duration))
+            .flag("--cpus", bench.load_cpu);
+        process.pids().into_iter().fold(job, |job, pid| job.flag("--pid", pid))
+    }
+
     pub(super) fn closed(self, connections: u32) -> Self {
         self.paced(connections, None)
     }
@@ -65,6 +78,26 @@ impl<'a> Job<'a> {
 
     /// Errors: [`Fault::Wrong`] if anything was answered wrongly, [`Fault::Unmeasured`] if there is no record.
     pub(super) fn run(self) -> Result<LoadRecord, Fault> {
+        let record: LoadRecord = self.record()?;
+        if record.failed {
+            let of = record.requests.intended.max(record.requests.sent);
+            let what = format!("{} of {of} requests", record.requests.failed);
+            return Err(wrong(&what, &record.failures, &record.failure_examples));
+        }
+        Ok(record)
+    }
+
+    /// As [`Job::run`], of [`Job::idle`].
+    pub(super) fn run_idle(self) -> Result<IdleRecord, Fault> {
+        let record: IdleRecord = self.record()?;
+        if record.failed {
+            let what = format!("{} connections closed while idle", record.closed_while_idle);
+            return Err(wrong(&what, &record.failures, &record.failure_examples));
+        }
+        Ok(record)
+    }
+
+    fn record<T: DeserializeOwned>(self) -> Result<T, Fault> {
         let (record_file, log) = (self.bench.dir.join("load.json"), self.bench.dir.join("load.log"));
         // An old record must not pass for this run's.
         if let Err(error) = fs::remove_file(&record_file)
@@ -80,17 +113,13 @@ impl<'a> Job<'a> {
         let status = ended.ok_or_else(|| unmeasured(format!("the load generator hangs{said}")))?;
         let text = fs::read_to_string(&record_file)
             .map_err(|_| unmeasured(format!("the load generator wrote no record ({status}){said}")))?;
-        let record: LoadRecord = serde_json::from_str(&text)
-            .map_err(|error| unmeasured(format!("the load generator's record: {error}")))?;
-        if record.failed { Err(wrong(&record)) } else { Ok(record) }
+        serde_json::from_str(&text)
+            .map_err(|error| unmeasured(format!("the load generator's record: {error}")))
     }
 }
 
-fn wrong(record: &LoadRecord) -> Fault {
-    let reasons =
-        record.failures.iter().map(|(failure, count)| format!("{count} × {failure:?}").to_lowercase());
-    let examples = record.failure_examples.iter().take(EXAMPLES).cloned();
-    let words: Vec<String> = reasons.chain(examples).collect();
-    let of = record.requests.intended.max(record.requests.sent);
-    Fault::Wrong(format!("{} of {of} requests: {}", record.requests.failed, words.join("; ")))
+fn wrong(what: &str, failures: &BTreeMap<Failure, u64>, examples: &[String]) -> Fault {
+    let reasons = failures.iter().map(|(failure, count)| format!("{count} × {failure:?}").to_lowercase());
+    let words: Vec<String> = reasons.chain(examples.iter().take(EXAMPLES).cloned()).collect();
+    Fault::Wrong(format!("{what}: {}", words.join("; ")))
 }

@@ -10,7 +10,7 @@ use super::load::Job;
 use super::neighbors::Neighbors;
 use super::{Tool, WARMUP, slow, unmeasured};
 use crate::contest::{Contestant, Fault, Process, Program, Running};
-use crate::record::{LoadRecord, Percentiles};
+use crate::record::{IdleRecord, LoadRecord, Percentiles};
 use crate::report::{Figure, Sample};
 
 /// Connections of a run that needs no other number.
@@ -105,10 +105,17 @@ impl Bench {
                 let job = job("sse").flag("--streams", streams).flag("--ramp", millis(STREAM_RAMP));
                 streams_of(&job.flag("--events-per-second", events_per_second).run()?)
             }
+            Workload::Idle { connections } => {
+                let process = process.ok_or_else(|| unmeasured("no process holds the connections"))?;
+                idle(&Job::idle(self, connections, target, process).run_idle()?)
+            }
             Workload::SlowReaders => Ok(calm(slow::read_slowly(target, process)?)),
             Workload::Overload => {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
-                let knee = usable(&job("get").closed(CONNECTIONS).run()?)?.rate_completed;
+                // On as many connections as the overload has: what many of them cost is not the overload's doing.
+                let knee =
+                    job("get").closed(OVERLOAD_CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));
+                let knee = usable(&knee.run()?)?.rate_completed;
                 let job = job("get").paced(OVERLOAD_CONNECTIONS, Some(knee * OVERLOAD));
                 let job = job.switch("--overload").flag("--lag-max", millis(OVERLOAD_LAG_MAX));
                 overload(&job.run()?, knee)
@@ -180,6 +187,15 @@ fn streams_of(record: &LoadRecord) -> Result<Measured, Fault> {
     sample.insert(Figure::AddedTtftP50Us, ttft.p50);
     sample.insert(Figure::AddedTtftP99Us, ttft.p99);
     Ok(calm(sample))
+}
+
+fn idle(record: &IdleRecord) -> Result<Measured, Fault> {
+    let wake = record.wake_us.ok_or_else(|| unmeasured("the record has no times"))?;
+    Ok(calm(Sample::from([
+        (Figure::UserBytesPerIdle, record.user_bytes_per_idle_connection),
+        (Figure::IdleCpuPercent, record.idle_cpu_percent),
+        (Figure::WakeP50Us, wake.p50),
+    ])))
 }
 
 fn overload(record: &LoadRecord, knee: f64) -> Result<Measured, Fault> {

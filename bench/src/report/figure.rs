@@ -32,6 +32,12 @@ pub enum Figure {
     AddedTtftP50Us,
     /// The same at 99 %.
     AddedTtftP99Us,
+    /// User memory of the proxy's processes for each idle connection.
+    UserBytesPerIdle,
+    /// CPU of the proxy while all its connections are silent, of one core.
+    IdleCpuPercent,
+    /// A request on a connection that has long been silent; median.
+    WakeP50Us,
     /// Most memory of the proxy's processes for each slow reader.
     PeakResidentKib,
     /// Most memory of the whole machine, the kernel's buffers included, for each slow reader, over that without a proxy.
@@ -64,6 +70,9 @@ impl Figure {
             Self::AddedEventP999Us => "added delay of events, p99.9",
             Self::AddedTtftP50Us => "added time to first event, p50",
             Self::AddedTtftP99Us => "added time to first event, p99",
+            Self::UserBytesPerIdle => "user memory per idle connection",
+            Self::IdleCpuPercent => "CPU with all connections idle",
+            Self::WakeP50Us => "request on a long idle connection, p50",
             Self::PeakResidentKib => "peak memory of the proxy per reader",
             Self::PeakMachineKib => "peak memory with the kernel's per reader",
             Self::GoodputPercent => "goodput, of that at the knee",
@@ -86,11 +95,13 @@ impl Figure {
             | Self::AddedEventP99Us
             | Self::AddedEventP999Us
             | Self::AddedTtftP50Us
-            | Self::AddedTtftP99Us => "µs",
+            | Self::AddedTtftP99Us
+            | Self::WakeP50Us => "µs",
+            Self::UserBytesPerIdle => "B",
             Self::BodyGbPerCpuS => "GB/s",
             Self::ConnectionsPerCpuS | Self::RequestsPerS => "/s",
             Self::PeakResidentKib | Self::PeakMachineKib => "KiB",
-            Self::GoodputPercent | Self::BusyPercent => "%",
+            Self::GoodputPercent | Self::IdleCpuPercent | Self::BusyPercent => "%",
             Self::BareRejections | Self::MergedEvents => "",
         }
     }
@@ -108,10 +119,16 @@ impl Figure {
             | Self::AddedEventP999Us
             | Self::AddedTtftP50Us
             | Self::AddedTtftP99Us
+            | Self::UserBytesPerIdle
+            | Self::WakeP50Us
             | Self::PeakResidentKib
             | Self::PeakMachineKib => Some(Better::Lower),
             Self::BodyGbPerCpuS | Self::ConnectionsPerCpuS | Self::GoodputPercent => Some(Better::Higher),
-            Self::BareRejections | Self::MergedEvents | Self::RequestsPerS | Self::BusyPercent => None,
+            Self::IdleCpuPercent
+            | Self::BareRejections
+            | Self::MergedEvents
+            | Self::RequestsPerS
+            | Self::BusyPercent => None,
         }
     }
 
@@ -131,6 +148,9 @@ impl Figure {
             | Self::CpuPerEventUs
             | Self::BodyGbPerCpuS
             | Self::ConnectionsPerCpuS
+            | Self::UserBytesPerIdle
+            | Self::IdleCpuPercent
+            | Self::WakeP50Us
             | Self::PeakResidentKib
             | Self::GoodputPercent
             | Self::BareRejections
