@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "buffers are lent to the kernel, and descriptors change owners; nowhere else")]
 
 mod buf;
+mod clock;
 mod dial;
 mod driver;
 mod epoll;
@@ -22,6 +23,7 @@ mod timer;
 mod waker;
 
 pub(crate) use buf::{Buf, LARGE_BYTES, buffers_out, bytes_out};
+pub(crate) use clock::{TICK, keep_time, now};
 pub(crate) use dial::dial;
 pub(crate) use driver::{Input, Told};
 pub(crate) use home::Lease;
@@ -30,7 +32,7 @@ pub(crate) use ring::probe as probe_io_uring;
 pub(crate) use runtime::{Mode, run, take_turns};
 pub(crate) use stream::Stream;
 pub(crate) use task::{panics, spawn};
-pub(crate) use timer::{Deadlines, Side, TICK, Ticks, Timer, keep_time, now, sleep};
+pub(crate) use timer::{Deadlines, Side, Ticks, Timer, sleep};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::io;
 
 use super::epoll::Epoll;
 use super::ring::Ring;
-use super::{driver, home, task};
+use super::{clock, driver, home, task};
 
 /// How a worker talks to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,9 @@ pub(crate) fn run<T>(mode: Mode, main: impl Future<Output = T>) -> io::Result<T>
     let _post = home::open()?;
     task::run(main, |wait| {
         TURNS.set(TURNS.get() + 1);
-        driver::with(|driver| driver.turn(wait))
+        driver::with(|driver| driver.turn(wait))?;
+        clock::turned();
+        Ok(())
     })
 }
 

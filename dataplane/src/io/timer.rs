@@ -1,25 +1,20 @@
-//! Deadlines: one coarse wheel a worker, driven by a periodic timer on the ring.
+//! Deadlines: one coarse wheel a worker, driven by its clock.
 //!
 //! Nothing is cancelled in the kernel when a deadline moves: it is a number in a table, looked at when the wheel comes
 //! by. A deadline that has passed shuts its socket down; the operation that waits there completes, and the driver asks
 //! [`Deadlines::fired`] which of them it was.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::sync::OnceLock;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dataplane_core::timer::{TimerId, Wheel};
 use slab::Slab;
 
-use super::Stream;
-use crate::sys::{event, socket};
-
-/// Resolution of every deadline.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+use super::clock::{self, TICK, now};
+use crate::sys::socket;
 
 /// A length of time in ticks, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +97,6 @@ const SIDES: usize = 5;
 const NEVER: u64 = u64::MAX;
 
 thread_local! {
-    static NOW: Cell<u64> = const { Cell::new(0) };
     static TIMERS: RefCell<Timers> = RefCell::new(Timers::new());
 }
 
@@ -141,28 +135,9 @@ struct Deadline {
 
 const UNARMED: Deadline = Deadline { at: NEVER, fd: -1, timer: Timer::Total };
 
-/// The process's clock in ticks, as of this worker's last tick: it stands still in between, and costs nothing to read.
-pub(crate) fn now() -> u64 {
-    NOW.get()
-}
-
-fn read_clock() -> u64 {
-    static STARTED: OnceLock<Instant> = OnceLock::new();
-    (STARTED.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u64
-}
-
-/// Turns the wheel forever, calling `each_tick` after each step with the time.
-pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> {
-    let timer = Stream::adopt(event::periodic_timer(TICK)?)?;
-    NOW.set(read_clock());
-    loop {
-        timer.readable().await?;
-        event::take(&timer);
-        let now = read_clock();
-        NOW.set(now);
-        TIMERS.with_borrow_mut(|timers| timers.advance(now));
-        each_tick(now);
-    }
+/// Does what is due at `now`.
+pub(super) fn advance(now: u64) {
+    TIMERS.with_borrow_mut(|timers| timers.advance(now));
 }
 
 /// The deadlines of one client connection and of the upstream connection it uses at the moment.
@@ -259,7 +234,7 @@ fn remove(key: u32) {
 
 impl Timers {
     fn new() -> Self {
-        Self { wheel: Wheel::new(read_clock()), entries: Slab::new(), due: Vec::new() }
+        Self { wheel: Wheel::new(clock::read()), entries: Slab::new(), due: Vec::new() }
     }
 
     fn insert(&mut self, watches: Watches) -> u32 {

@@ -23,9 +23,15 @@ pub(crate) fn signal(event: impl AsFd) {
 /// A descriptor that becomes readable every `period`.
 pub(crate) fn periodic_timer(period: Duration) -> io::Result<OwnedFd> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-    let spec = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: i64::from(period.subsec_nanos()) };
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: spec, it_value: spec })?;
+    set_period(&timer, period)?;
     Ok(timer)
+}
+
+/// Makes a periodic timer readable every `period` from now on.
+pub(crate) fn set_period(timer: impl AsFd, period: Duration) -> io::Result<()> {
+    let spec = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: i64::from(period.subsec_nanos()) };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: spec, it_value: spec })?;
+    Ok(())
 }
 
 /// Takes the counter of an event or a timer: how often it fired since the last take; 0 when it did not.

@@ -1,0 +1,143 @@
+//! A worker's clock. It stands still between two ticks and costs nothing to read.
+//!
+//! After a second in which nothing happened it ticks a tenth as often, so that an idle node leaves its cores alone; the
+//! first thing that happens then sets it right, and back to its usual pace. So a deadline of less than a second is exact
+//! to a tick, and a longer one may be late by a tenth of a second on a worker that has nothing else to do.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::OnceLock;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::{Stream, timer};
+use crate::sys::event;
+
+/// Resolution of every deadline.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// Ticks without anything else before the clock slows down.
+const QUIET_TICKS: u32 = 100;
+/// Ticks from one to the next while it is slow.
+const SLOW_TICKS: u32 = 10;
+/// The clock is not slow.
+const STEADY: u64 = 0;
+
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(0) };
+    /// While the clock is slow, the time of its next tick.
+    static SLOW_UNTIL: Cell<u64> = const { Cell::new(STEADY) };
+    /// Turns of the event loop since the last tick.
+    static TURNS: Cell<u64> = const { Cell::new(0) };
+    static KEEPER: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// The process's clock in ticks, as of this worker's last tick.
+pub(crate) fn now() -> u64 {
+    NOW.get()
+}
+
+/// The process's clock in ticks.
+pub(super) fn read() -> u64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    (STARTED.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u64
+}
+
+/// The event loop has turned: something happened, if only a tick.
+pub(super) fn turned() {
+    TURNS.set(TURNS.get() + 1);
+    let until = SLOW_UNTIL.get();
+    if until == STEADY {
+        return;
+    }
+    let now = read();
+    NOW.set(now);
+    if now < until
+        && let Some(keeper) = KEEPER.take()
+    {
+        keeper.wake();
+    }
+}
+
+/// Keeps the time forever, calling `each_tick` with it.
+pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> {
+    let ticker = Stream::adopt(event::periodic_timer(TICK)?)?;
+    SLOW_UNTIL.set(STEADY);
+    NOW.set(read());
+    let mut quiet_ticks = 0;
+    loop {
+        if !ticks(&ticker).await? {
+            SLOW_UNTIL.set(STEADY);
+            event::set_period(&ticker, TICK)?;
+            quiet_ticks = 0;
+            continue;
+        }
+        event::take(&ticker);
+        let now = read();
+        NOW.set(now);
+        timer::advance(now);
+        each_tick(now);
+        // The tick itself is a turn.
+        quiet_ticks = if TURNS.take() <= 1 { quiet_ticks + 1 } else { 0 };
+        if quiet_ticks == QUIET_TICKS {
+            event::set_period(&ticker, TICK * SLOW_TICKS)?;
+        }
+        if quiet_ticks >= QUIET_TICKS {
+            SLOW_UNTIL.set(now + u64::from(SLOW_TICKS));
+        }
+    }
+}
+
+/// Waits for the next tick; false when something else happens first, while the clock is slow.
+async fn ticks(ticker: &Stream) -> io::Result<bool> {
+    let mut ticks = std::pin::pin!(ticker.readable());
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(ticked) = ticks.as_mut().poll(context) {
+            return Poll::Ready(ticked.map(|()| true));
+        }
+        if SLOW_UNTIL.get() > now() {
+            if TURNS.get() > 0 {
+                return Poll::Ready(Ok(false));
+            }
+            KEEPER.replace(Some(context.waker().clone()));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::super::{Mode, run, sleep, spawn};
+    use super::*;
+
+    #[test]
+    fn a_clock_slows_down_in_silence_and_is_right_again_when_something_happens() {
+        for mode in [Mode::IoUring, Mode::Epoll] {
+            let noise = event::event().unwrap();
+            let signal = noise.try_clone().unwrap();
+            let noisy = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(2500));
+                event::signal(&signal);
+            });
+            run(mode, async {
+                let ticks = Rc::new(Cell::new(0u32));
+                let counted = Rc::clone(&ticks);
+                spawn(async move { keep_time(|_| counted.set(counted.get() + 1)).await.unwrap() });
+                let noise = Stream::adopt(noise).unwrap();
+                let before = Instant::now();
+                noise.readable().await.unwrap();
+                let silent_ticks = before.elapsed().as_millis() / TICK.as_millis();
+                assert!(u128::from(ticks.get()) < silent_ticks * 2 / 3, "{} of {silent_ticks}", ticks.get());
+                assert!(read() - now() <= 5, "the clock is {} ticks behind", read() - now());
+                let (before, ticks_before) = (Instant::now(), ticks.get());
+                sleep(Duration::from_millis(200)).await;
+                assert!(before.elapsed() >= Duration::from_millis(190), "{:?}", before.elapsed());
+                assert!(ticks.get() > ticks_before + 2, "it ticks at its usual pace again");
+            })
+            .unwrap();
+            noisy.join().unwrap();
+        }
+    }
+}
