@@ -21,6 +21,12 @@ demo: ## a mock model, a master and an edge, one answer streamed through it; Ctr
 	@$(MAKE) --no-print-directory build
 	@demo/run '$(target)/release'
 
+.PHONY: units
+units: ## as root: the three systemd units, installed as the READMEs say, in a throw-away copy of this host
+	@make/packages units
+	@$(MAKE) --no-print-directory build
+	@demo/units '$(target)/release'
+
 .PHONY: build
 build: ## release builds of the data plane, the agent, the master and the bench tool
 	cargo build --locked --release -p dataplane -p control-agent -p master-lite -p bench

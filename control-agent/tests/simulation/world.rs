@@ -11,8 +11,8 @@ use control_agent::state::{
 };
 use proto::v1::{self, agent_message, master_message};
 
-/// What the data plane serves when it was started without the agent.
-const OWN_FILE: &str = "the data plane's own file";
+use crate::dataplane::{Dataplane, OWN_FILE};
+
 /// No simulated moment has more events than this: more is a loop.
 const EVENTS_AT_ONCE_MAX: u32 = 2_000;
 
@@ -43,20 +43,6 @@ struct Disk {
     current: Option<Published>,
     candidate: Option<Published>,
     is_full: bool,
-}
-
-struct Dataplane {
-    pid: u32,
-    generation: u64,
-    text: String,
-    draining: bool,
-    ready: bool,
-    /// It does not run before then.
-    down_until: Time,
-    /// It dies then.
-    dies_at: Option<Time>,
-    /// Every text that was ever served, for the invariants.
-    served: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -100,7 +86,13 @@ pub(crate) struct World {
     refused_here: BTreeSet<u64>,
     /// Commands that were run, by instance.
     run: HashSet<(u32, String)>,
+    /// Programs that are run do not end by themselves.
+    programs_hang: bool,
+    /// Commands whose program was ended.
+    pub(crate) aborted: HashSet<String>,
     at_once: u32,
+    /// What went in and out of the agent, if somebody wants to know.
+    pub(crate) record: Option<Vec<String>>,
     /// The agent was killed while the first config of all was being tried: nobody knows any more what was before it.
     pub(crate) has_forgotten_before: bool,
 }
@@ -131,31 +123,16 @@ fn check(text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a text can be served at all.
-pub(crate) fn is_good(text: &str) -> bool {
-    !["invalid", "refused", "deadly", "dark"].iter().any(|word| text.contains(word))
-}
-
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let disk = Disk::default();
-        let dataplane = Dataplane {
-            pid: 100,
-            generation: 1,
-            text: OWN_FILE.to_owned(),
-            draining: false,
-            ready: true,
-            down_until: Time::ZERO,
-            dies_at: None,
-            served: HashSet::new(),
-        };
         Self {
             now: Time::ZERO,
             random: Random(seed),
             agent: agent_of(&disk, 0, seed),
             instance: 0,
             disk,
-            dataplane,
+            dataplane: Dataplane::new(),
             master: Master::default(),
             queue: Vec::new(),
             sequence: 0,
@@ -164,7 +141,10 @@ impl World {
             next_command: 1,
             refused_here: BTreeSet::new(),
             run: HashSet::new(),
+            programs_hang: false,
+            aborted: HashSet::new(),
             at_once: 0,
+            record: None,
             has_forgotten_before: false,
         }
     }
@@ -213,7 +193,10 @@ impl World {
     }
 
     /// What goes in and out of the agent, where a person replays a seed.
-    fn trace(&self, what: &dyn std::fmt::Debug) {
+    fn trace(&mut self, what: &dyn std::fmt::Debug) {
+        if let Some(record) = &mut self.record {
+            record.push(format!("{:?} {what:?}", self.now));
+        }
         if std::env::var_os("TRACE").is_some() {
             eprintln!("{:?} {what:?}", self.now);
         }
@@ -256,7 +239,9 @@ impl World {
                 self.agent.handle(self.now, Event::Sampled { at_unix_ms: 0, host });
             }
             Action::Scrape => self.tell(after, Event::Scraped(Some(v1::Metrics::default()))),
-            Action::Abort { .. } => {}
+            Action::Abort { command } => {
+                self.aborted.insert(command.to_string());
+            }
             // The store does one thing after another.
             Action::SaveCandidate(_) | Action::Promote(_) | Action::DropCandidate => {
                 self.push(Duration::from_millis(5), Delivery::Do(self.instance, action));
@@ -330,6 +315,10 @@ impl World {
                     Task::Undrain => self.dataplane.draining = false,
                     Task::Restart => self.dataplane.die(self.now),
                     Task::ReloadUnit | Task::Status | Task::Logs { .. } => {}
+                }
+                if self.programs_hang && matches!(task, Task::ReloadUnit | Task::Restart | Task::Logs { .. })
+                {
+                    return;
                 }
                 let end = TaskEnd::new(v1::CommandOutcome::Succeeded, "done");
                 self.tell(after, Event::Ended { command, end });
@@ -434,6 +423,27 @@ impl World {
         self.send_command(session, id);
     }
 
+    /// The last command is not wanted any more.
+    pub(crate) fn cancel_command(&mut self) {
+        let last = self.master.commands.keys().max_by_key(|id| number_of(id)).cloned();
+        if let (Some(session), Some(command_id)) = (self.master.session, last) {
+            self.say(session, master_message::Kind::CommandCancel(v1::CommandCancel { command_id }));
+        }
+    }
+
+    /// Commands of the agent that runs now whose result the master does not know.
+    pub(crate) fn missing_results(&self) -> Vec<&String> {
+        let instance = u8::try_from(self.instance % 256).unwrap();
+        let missing = |(_, (to, result)): &(&String, &(u8, Option<v1::CommandOutcome>))| {
+            *to == instance && result.is_none()
+        };
+        self.master.commands.iter().filter(missing).map(|(id, _)| id).collect()
+    }
+
+    pub(crate) fn hang_programs(&mut self, programs_hang: bool) {
+        self.programs_hang = programs_hang;
+    }
+
     fn send_command(&mut self, session: u64, command_id: String) {
         let kind = command_id.rsplit('-').next().unwrap().parse().unwrap();
         let command = v1::Command { command_id, kind, deadline_ms: 5_000, log_lines: 0 };
@@ -513,63 +523,9 @@ impl World {
     }
 }
 
-impl Dataplane {
-    fn is_up(&self, now: Time) -> bool {
-        now >= self.down_until
-    }
-
-    fn info(&self) -> v1::DataplaneInfo {
-        v1::DataplaneInfo {
-            pid: self.pid,
-            generation: self.generation,
-            draining: self.draining,
-            ready: self.ready && !self.draining,
-            ..v1::DataplaneInfo::default()
-        }
-    }
-
-    fn put(&mut self, now: Time, text: &str) -> PutOutcome {
-        if !self.is_up(now) {
-            return PutOutcome::Later("it does not answer".to_owned());
-        }
-        if self.draining {
-            return PutOutcome::Later("it drains".to_owned());
-        }
-        if text.contains("refused") {
-            return PutOutcome::Refused(Refusal::new(v1::ConfigRefusal::Unusable, "no"));
-        }
-        if text.contains("at once deadly") {
-            self.die(now);
-            return PutOutcome::Broken("it hung up".to_owned());
-        }
-        if text.contains("deadly") {
-            // Right after its answer: later deaths nobody could tell from other causes.
-            self.dies_at = Some(now);
-        } else if is_good(text) {
-            self.served.insert(text.to_owned());
-        }
-        self.ready = !text.contains("dark");
-        self.generation += 1;
-        self.text = text.to_owned();
-        PutOutcome::Applied { generation: self.generation }
-    }
-
-    /// It is started anew by systemd, with its own file.
-    fn die(&mut self, now: Time) {
-        self.pid += 1;
-        self.generation = 1;
-        self.text = OWN_FILE.to_owned();
-        self.draining = false;
-        self.ready = true;
-        self.dies_at = None;
-        self.down_until = now + Duration::from_millis(200);
-    }
-
-    fn turn(&mut self, now: Time) {
-        if self.dies_at.is_some_and(|at| at <= now) {
-            self.die(now);
-        }
-    }
+/// Commands are numbered, and their kind stands behind.
+fn number_of(id: &str) -> u64 {
+    id.split('-').next().unwrap().parse().unwrap()
 }
 
 fn unreachable() -> LinkFailure {

@@ -35,3 +35,27 @@ fn what_cannot_be_used_ends_with_two_and_what_fails_with_one() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("state.dir"), "{said}");
 }
+
+/// As it is installed, and with what it shows as comments.
+#[test]
+fn the_sample_and_what_it_shows_as_comments_are_good() {
+    let sample = include_str!("../../systemd/agent.toml").replace("${MILLRACE_JOIN_TOKEN}", "mrj1.id.secret");
+    let mut with_all = sample.clone();
+    for key in ["id", "server_name", "certificate", "key"] {
+        assert!(with_all.contains(&format!("\n# {key} = ")), "the sample does not show {key}");
+        with_all = with_all.replace(&format!("\n# {key} = "), &format!("\n{key} = "));
+    }
+    let with_file =
+        sample.replace("\njoin_token = ", "\n# ").replace("\n# join_token_file", "\njoin_token_file");
+    let insecure = sample
+        .replace("https://", "http://")
+        .replace("\nca = ", "\n# ")
+        .replace("\n# insecure", "\ninsecure");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    let path = path.to_str().unwrap();
+    for text in [sample, with_all, with_file, insecure] {
+        std::fs::write(path, &text).unwrap();
+        assert_eq!(agent_says(&["check", "-c", path]), (Some(0), format!("{path}: good\n")), "{text}");
+    }
+}

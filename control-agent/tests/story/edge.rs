@@ -19,10 +19,10 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 const AGENT: &str = env!("CARGO_BIN_EXE_millrace-agent");
 
-/// The data plane is another package's program: `make test` builds the workspace before its tests.
-fn dataplane_program() -> PathBuf {
-    let program = Path::new(AGENT).with_file_name("millrace-dataplane");
-    assert!(program.is_file(), "{} is missing: cargo build -p dataplane", program.display());
+/// Another package's program: `make test` builds the workspace before its tests.
+pub(crate) fn program_beside(name: &str) -> PathBuf {
+    let program = Path::new(AGENT).with_file_name(name);
+    assert!(program.is_file(), "{} is missing: cargo build --workspace", program.display());
     program
 }
 
@@ -34,27 +34,19 @@ pub(crate) struct Process {
 
 impl Process {
     fn start(program: &Path, config: &Path) -> Self {
-        let mut command = Command::new(program);
-        command
-            .arg("run")
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        Self::start_with(Command::new(program).arg("run").arg("-c").arg(config))
+    }
+
+    /// Both of its outputs are kept as one.
+    pub(crate) fn start_with(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "RUST_LOG"] {
             command.env_remove(name);
         }
         let mut child = command.spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
-        let (pipe, kept) = (child.stderr.take().unwrap(), Arc::clone(&output));
-        std::thread::spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                let mut kept = kept.lock().unwrap();
-                kept.push_str(&line);
-                kept.push('\n');
-            }
-        });
+        keep(child.stdout.take().unwrap(), Arc::clone(&output));
+        keep(child.stderr.take().unwrap(), Arc::clone(&output));
         Self { child, output }
     }
 
@@ -68,7 +60,7 @@ impl Process {
     }
 
     /// As kill -9.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -91,6 +83,16 @@ impl Process {
     }
 }
 
+fn keep(pipe: impl Read + Send + 'static, kept: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut kept = kept.lock().unwrap();
+            kept.push_str(&line);
+            kept.push('\n');
+        }
+    });
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
@@ -106,13 +108,23 @@ pub(crate) struct Edge {
     pub(crate) dataplane: Option<Process>,
     pub(crate) agent: Option<Process>,
     dir: TempDir,
+    node: String,
+    /// Of the data plane's environment; its folder is `MILLRACE_STORY_DIR` of it.
+    variables: Vec<(String, String)>,
 }
 
 impl Edge {
     /// The data plane alone, with its own file.
     pub(crate) fn start() -> Self {
+        Self::start_as("edge-1", &[])
+    }
+
+    /// The same under another name, where the data plane's environment has these variables.
+    pub(crate) fn start_as(node: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-agent-").tempdir().unwrap();
-        let mut edge = Self { dataplane: None, agent: None, dir };
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let variables = variables.iter().map(owned).collect();
+        let mut edge = Self { dataplane: None, agent: None, dir, node: node.to_owned(), variables };
         std::fs::write(edge.path("edge.toml"), edge.config_to("own", "127.0.0.1:9")).unwrap();
         edge.start_dataplane();
         edge
@@ -135,14 +147,7 @@ impl Edge {
 
     /// Text of a data plane's config: everything to one endpoint, over a route of this name.
     pub(crate) fn config_to(&self, route: &str, endpoint: &str) -> String {
-        let socket = self.path("admin.sock");
-        let socket = socket.display();
-        format!(
-            "[runtime]\nworkers = 1\n[admin]\nlisten = \"off\"\nsocket = \"{socket}\"\n\
-             [[listeners]]\nname = \"http\"\nbind = \"127.0.0.1:0\"\n\
-             [[routes]]\nname = \"{route}\"\ncluster = \"origin\"\n\
-             [[clusters]]\nname = \"origin\"\nendpoints = [{{ address = \"{endpoint}\" }}]\n"
-        )
+        config_in(&self.dir.path().display().to_string(), "127.0.0.1:0", route, endpoint)
     }
 
     /// The agent's config, with these lines in `[master]`.
@@ -151,9 +156,9 @@ impl Edge {
     }
 
     pub(crate) fn write_agent_config_in(&self, region: &str, master: &str) {
-        let (socket, state) = (self.path("admin.sock"), self.path("state"));
+        let (node, socket, state) = (&self.node, self.path("admin.sock"), self.path("state"));
         let text = format!(
-            "[node]\nid = \"edge-1\"\nrole = \"edge\"\nregion = \"{region}\"\n[master]\n{master}\n\
+            "[node]\nid = \"{node}\"\nrole = \"edge\"\nregion = \"{region}\"\n[master]\n{master}\n\
              [dataplane]\nsocket = \"{}\"\n[state]\ndir = \"{}\"\n[log]\nlevel = \"debug\"\n",
             socket.display(),
             state.display()
@@ -174,7 +179,11 @@ impl Edge {
     }
 
     pub(crate) fn start_dataplane(&mut self) {
-        self.dataplane = Some(Process::start(&dataplane_program(), &self.path("edge.toml")));
+        let mut command = Command::new(program_beside("millrace-dataplane"));
+        command.arg("run").arg("-c").arg(self.path("edge.toml"));
+        command.env("MILLRACE_STORY_DIR", self.dir.path());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        self.dataplane = Some(Process::start_with(&mut command));
         self.eventually("the data plane is ready", |edge| {
             edge.admin("/readyz").is_some_and(|(status, _)| status == 200)
         });
@@ -198,11 +207,14 @@ impl Edge {
         self.admin("/config").map(|(_, text)| text).unwrap_or_default()
     }
 
+    /// Where clients find the data plane.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.status()["listeners"][0]["addresses"][0].as_str().unwrap().parse().unwrap()
+    }
+
     /// A request through the data plane.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        let status = self.status();
-        let addr: SocketAddr = status["listeners"][0]["addresses"][0].as_str()?.parse().ok()?;
-        ask(TcpStream::connect(addr).ok()?, path)
+        ask(TcpStream::connect(self.address()).ok()?, path)
     }
 
     /// The value of one of the data plane's metrics without labels.
@@ -222,11 +234,24 @@ impl Edge {
     }
 }
 
+/// The text of a config whose admin socket is in this folder.
+pub(crate) fn config_in(dir: &str, bind: &str, route: &str, endpoint: &str) -> String {
+    format!(
+        "[runtime]\nworkers = 1\n[admin]\nlisten = \"off\"\nsocket = \"{dir}/admin.sock\"\n\
+         [[listeners]]\nname = \"http\"\nbind = \"{bind}\"\n\
+         [[routes]]\nname = \"{route}\"\ncluster = \"origin\"\n\
+         [[clusters]]\nname = \"origin\"\nendpoints = [{{ address = \"{endpoint}\" }}]\n"
+    )
+}
+
 /// One GET, its status and its body.
-fn ask(mut stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
-    stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nHost: story\r\nConnection: close\r\n\r\n").as_bytes())
-        .ok()?;
+fn ask(stream: impl Read + Write, path: &str) -> Option<(u16, String)> {
+    exchange(stream, &format!("GET {path} HTTP/1.1\r\nHost: story\r\nConnection: close\r\n\r\n"))
+}
+
+/// One request, the status and the body of its answer.
+pub(crate) fn exchange(mut stream: impl Read + Write, request: &str) -> Option<(u16, String)> {
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer);

@@ -178,9 +178,22 @@ impl Master {
     /// Runs a command to its end.
     #[track_caller]
     pub(crate) fn command(&self, id: &str, kind: v1::CommandKind) -> (v1::CommandResult, String) {
-        let command =
-            v1::Command { command_id: id.to_owned(), kind: kind.into(), deadline_ms: 10_000, log_lines: 5 };
+        self.begin_command(id, kind, 10_000);
+        self.await_result(id)
+    }
+
+    pub(crate) fn begin_command(&self, id: &str, kind: v1::CommandKind, deadline_ms: u64) {
+        let command = v1::Command { command_id: id.to_owned(), kind: kind.into(), deadline_ms, log_lines: 5 };
         self.knowledge().say(master_message::Kind::Command(command));
+    }
+
+    pub(crate) fn cancel_command(&self, id: &str) {
+        let cancel = v1::CommandCancel { command_id: id.to_owned() };
+        self.knowledge().say(master_message::Kind::CommandCancel(cancel));
+    }
+
+    #[track_caller]
+    pub(crate) fn await_result(&self, id: &str) -> (v1::CommandResult, String) {
         let result = self.await_some("a result", |known| known.results.get(id).cloned());
         let output = self.knowledge().output.get(id).cloned().unwrap_or_default();
         (result, String::from_utf8(output).unwrap())
