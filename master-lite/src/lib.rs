@@ -4,8 +4,15 @@
 //! request's path: edges serve on from their last config when it is gone.
 
 mod api;
+mod certificate;
 pub mod config;
 mod keys;
 pub mod server;
 mod service;
 mod store;
+mod tls;
+
+/// The program's, so that what tests measure is what it takes.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use master_lite::config::Config;
 use master_lite::server::{self, Failure};
 
+/// Gives back what it has no use for: a password's hash takes 19 MiB for a moment, which glibc keeps, once for each thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Millrace master: configs, nodes and commands of a fleet of edges.
 #[derive(Parser)]
 #[command(name = "millrace-master", version, arg_required_else_help = true)]
@@ -26,6 +30,13 @@ enum Command {
     Backup {
         /// Where to; must not be there yet.
         file: PathBuf,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Give a user a new password, of a master that does not run: the way back in when nobody can log in any more.
+    ResetPassword {
+        /// Whose; the only admin's unless given.
+        user: Option<String>,
         #[command(flatten)]
         source: Source,
     },
@@ -55,6 +66,9 @@ fn main() -> ExitCode {
         Command::Backup { file, source } => {
             read(&source).and_then(|config| server::back_up(&config, &file)).map(|()| say("written"))
         }
+        Command::ResetPassword { user, source } => read(&source)
+            .and_then(|config| server::reset_password(&config, user.as_deref()))
+            .map(|told| say(&told)),
         Command::Restore { file, source } => {
             read(&source).and_then(|config| server::restore(&config, &file)).map(|kept| say(&kept))
         }
