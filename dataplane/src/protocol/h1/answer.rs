@@ -14,7 +14,7 @@ use dataplane_core::retry::Phase;
 use super::super::exchange::{Exchange, Failed, Reached, count, phase_after_send};
 use super::Connection;
 use super::request::{PSEUDONYM, put_head};
-use crate::io::{Buf, Side, Stream, Timer, Told};
+use crate::io::{Buf, Side, Timer, Told};
 use crate::relay::Transit;
 
 /// A response that was passed on to its end.
@@ -47,14 +47,15 @@ enum Opened {
     Final(Opening),
 }
 
-/// Passes on the answer of `reached`.
+/// Passes on the answer of `reached`, up to its last part, which is for [`send_last`]: the endpoint has done its work then,
+/// and others need not wait for its connection until a slow client has taken all.
 pub(super) async fn answer(
     client: &Connection,
     exchange: &Exchange,
     reached: &Reached,
     asked: Asked,
     wants: Client,
-) -> Result<Answered, Failed> {
+) -> Result<(Answered, Buf), Failed> {
     let (mut opening, mut buf) = head(client, exchange, reached, asked, wants).await?;
     exchange.tally.status.set(Some(opening.status));
     exchange.stamp_first_chunk();
@@ -63,17 +64,12 @@ pub(super) async fn answer(
     let upstream = &reached.stream;
     let mut is_full = buf.spare() == 0;
     loop {
-        if !buf.is_empty() {
-            let told = if is_unhurried(client, exchange, upstream, &opening) {
-                Told::WithNext
-            } else {
-                Told::AtOnce
-            };
-            exchange.stamp_sent();
-            send(client, exchange, buf, told).await.map_err(started)?;
-        }
         if opening.is_whole {
-            return Ok(opening.answered);
+            return Ok((opening.answered, buf));
+        }
+        if !buf.is_empty() {
+            let told = if upstream.is_listening() { Told::WithNext } else { Told::AtOnce };
+            send(client, exchange, buf, told).await.map_err(started)?;
         }
         client.deadlines.arm(Side::Upstream, Timer::Idle, upstream.as_raw_fd(), idle);
         let received = if is_full { upstream.recv_bulk().await } else { upstream.recv().await };
@@ -140,7 +136,7 @@ async fn head(
                     scan = HeadScan::default();
                     if let Some(interim) = interim {
                         let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
-                        send(client, exchange, interim, Told::AtOnce).await.map_err(started)?;
+                        send_all(client, exchange, interim, Told::AtOnce).await.map_err(started)?;
                     }
                     if exchange.is_asked.get() {
                         await_first_byte();
@@ -257,18 +253,39 @@ fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64
     Ok(passed.payload)
 }
 
-/// Whether nothing is to be done after this send but to wait: for more of the answer, or for the client's next request.
-fn is_unhurried(client: &Connection, exchange: &Exchange, upstream: &Stream, opening: &Opening) -> bool {
-    let Answered { keep_upstream, keep_client, is_switched } = opening.answered;
-    if !opening.is_whole {
-        return upstream.is_listening();
+/// Sends the last part of an answer.
+///
+/// # Errors
+/// The client is gone, or does not read.
+pub(super) async fn send_last(
+    client: &Connection,
+    exchange: &Exchange,
+    last: Buf,
+    answered: Answered,
+) -> Result<Answered, FaultKind> {
+    let Answered { keep_client, is_switched, .. } = answered;
+    let is_unhurried =
+        keep_client && !is_switched && !exchange.is_end_awaited() && client.stream.is_listening();
+    let told = if is_unhurried { Told::WithNext } else { Told::AtOnce };
+    if !last.is_empty() {
+        send(client, exchange, last, told).await?;
     }
-    let is_kept = keep_upstream && keep_client && !is_switched;
-    is_kept && !exchange.is_end_awaited() && client.stream.is_listening()
+    Ok(answered)
+}
+
+/// Sends a part of the answer.
+async fn send(client: &Connection, exchange: &Exchange, part: Buf, told: Told) -> Result<(), FaultKind> {
+    exchange.stamp_sent();
+    send_all(client, exchange, part, told).await
 }
 
 /// Sends to the client, which may take its time but not for ever.
-async fn send(client: &Connection, exchange: &Exchange, mut buf: Buf, told: Told) -> Result<(), FaultKind> {
+async fn send_all(
+    client: &Connection,
+    exchange: &Exchange,
+    mut buf: Buf,
+    told: Told,
+) -> Result<(), FaultKind> {
     while !buf.is_empty() {
         client.arm(Side::ClientWrite, Timer::Send, exchange.view.send_timeout);
         let (sent, left) = client.stream.send(buf, told).await;

@@ -9,7 +9,7 @@ use dataplane_core::h1::{Asked, BodyDecoder, Client};
 use dataplane_core::request::{Method, Version};
 
 use super::super::exchange::{Exchange, Failed, Reached, Try, count};
-use super::answer::{Answered, answer, end_kind};
+use super::answer::{Answered, answer, end_kind, send_last};
 use super::reply::{self, Reply};
 use super::request::Admitted;
 use super::upload::{Uploaded, upload};
@@ -122,10 +122,14 @@ impl Carriage<'_> {
             };
             deadlines.disarm(Side::Upstream);
             let failed = match answered {
-                Ok(answered) if answered.is_switched => {
+                Ok((answered, last)) if answered.is_switched => {
+                    let answered = send_last(self.client, self.exchange, last, answered).await?;
                     return Ok(Box::pin(self.tunnel(&reached, answered, rest.take())).await);
                 }
-                Ok(answered) => return Ok(self.settle(reached, answered)),
+                Ok((answered, last)) => {
+                    self.settle(reached, answered);
+                    return send_last(self.client, self.exchange, last, answered).await;
+                }
                 Err(failed) => failed,
             };
             let Some(kept) = self.exchange.take_kept() else { return Err(failed.kind) };
@@ -140,7 +144,7 @@ impl Carriage<'_> {
         &self,
         reached: &Reached,
         body: BodyDecoder,
-    ) -> Result<Result<Answered, Failed>, FaultKind> {
+    ) -> Result<Result<(Answered, Buf), Failed>, FaultKind> {
         let Self { client, exchange, .. } = *self;
         // Until all of it has come by and was kept, there is no way back to the beginning of the body.
         exchange.is_body_lost.set(true);
@@ -170,10 +174,10 @@ impl Carriage<'_> {
         .await?;
         // An answer before the end of the request: nobody will read the rest of it.
         let is_whole = exchange.is_asked.get();
-        Ok(answered.map(|answered| Answered {
-            keep_client: answered.keep_client && is_whole,
-            keep_upstream: answered.keep_upstream && is_whole,
-            ..answered
+        Ok(answered.map(|(answered, last)| {
+            let keep_client = answered.keep_client && is_whole;
+            let keep_upstream = answered.keep_upstream && is_whole;
+            (Answered { keep_client, keep_upstream, ..answered }, last)
         }))
     }
 
@@ -201,12 +205,11 @@ impl Carriage<'_> {
     }
 
     /// Puts the upstream connection back.
-    fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) -> Answered {
+    fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) {
         self.client.deadlines.aim(Side::Exchange, -1);
         if answered.keep_upstream {
             self.exchange.route().cluster.keep_idle(&endpoint, stream);
         }
-        answered
     }
 
     /// Lets both ends of a switched connection speak; `early` is what the client has said already.
