@@ -106,6 +106,7 @@ fn full_listener() -> Listener {
             defer_accept: Some(secs(10)),
             backlog: 1024,
         },
+            shared: true,
     }
 }
 

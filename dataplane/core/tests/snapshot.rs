@@ -405,4 +405,5 @@ fn socket() -> SocketOptions {
         defer_accept: None,
         backlog: 128,
     }
+        shared: false,
 }

@@ -119,7 +119,7 @@ impl SocketOptions {
         Self { notsent_lowat: Some(NOTSENT_LOWAT_BYTES), ..Self::cluster() }
     }
 
-    /// What a cluster has where the file says nothing; `defer_accept` and `backlog` mean nothing there.
+    /// What a cluster has where the file says nothing; `defer_accept`, `backlog` and `shared` mean nothing there.
     pub fn cluster() -> Self {
         Self {
             congestion: None,
@@ -134,3 +134,4 @@ impl SocketOptions {
         }
     }
 }
+            shared: false,

@@ -73,6 +73,7 @@ fn config(bind: Bind) -> Config {
         fastopen: 0,
         defer_accept: None,
         backlog: 4096,
+        shared: false,
     };
     Config {
         node: Node { id: "n".into(), role: Role::Edge, region: String::new() },
