@@ -327,6 +327,7 @@ fn each_tick(context: &Context, tick: u64) {
     stats.loop_turns.add(driver::take_turns());
     stats.buffers.set(driver::buffers_out() as u64);
     stats.buffer_bytes.set(driver::bytes_out() as u64);
+    stats.buffer_bytes_peak.set(driver::bytes_peak() as u64);
     context.end_unused();
     if tick.is_multiple_of(SWEEP_TICKS) {
         context.sweep();

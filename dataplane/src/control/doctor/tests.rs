@@ -83,6 +83,7 @@ fn config(bind: Bind) -> Config {
         limits: Limits {
             connections: 40_000,
             requests: None,
+            worker_memory_bytes: 1 << 20,
             request_head_bytes: 32 << 10,
             request_header_fields: 128,
             request_head_timeout: second,
