@@ -328,6 +328,7 @@ fn each_tick(context: &Context, tick: u64) {
     stats.loop_turns.add(driver::take_turns());
     stats.buffers.set(driver::buffers_out() as u64);
     stats.buffer_bytes.set(driver::bytes_out() as u64);
+    stats.buffer_bytes_peak.set(driver::bytes_peak() as u64);
     context.end_unused();
     // Not every tick is seen: the clock is slow while nothing happens.
     if tick / SWEEP_TICKS != before / SWEEP_TICKS {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use story::config::Config;
 use story::hole::Refusing;
-use story::{Ended, run_to_end};
+use story::{Ended, Proxy, run_to_end};
 
 fn good() -> Config {
     Config::to("127.0.0.1:1".parse().unwrap())
@@ -116,6 +116,26 @@ fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
     assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{}", ended.stderr);
     assert!(!free.exists(), "the socket of the other address is gone with the process");
     assert!(!dir.path().join("admin.sock").exists(), "the admin socket is gone with the process");
+}
+
+#[test]
+fn an_address_that_is_said_to_be_shared_is_served_by_several_processes() {
+    let origin = story::origin();
+    let shared = Config::to(origin.addr()).listener("socket = { shared = true }");
+    let first = Proxy::start(&shared);
+    let address = first.addr().to_string();
+    let second = Proxy::start(&Config { bind: vec![address], ..shared });
+    assert_eq!(first.addr(), second.addr());
+    let served = |proxy: &Proxy| proxy.metric("millrace_requests_total", &["status_class=\"2xx\""]);
+    // The kernel tells by the client's port who gets a connection: half of 64, give or take.
+    for _ in 0..64 {
+        let mut client = first.connect();
+        assert_eq!(client.get("/").response().0.status(), 200);
+    }
+    first.eventually("each has served its share", |first| {
+        let shares = [served(first), served(&second)];
+        shares.iter().sum::<u64>() == 64 && shares.iter().all(|share| *share > 0)
+    });
 }
 
 #[test]

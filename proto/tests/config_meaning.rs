@@ -69,6 +69,7 @@ fn everything_arrives_where_it_belongs() {
     let limits = Limits {
         connections: 50_000,
         requests: Some(20_000),
+        worker_memory_bytes: 256 << 20,
         request_head_bytes: 16 * 1024,
         request_header_fields: 100,
         request_head_timeout: secs(5),
@@ -105,6 +106,7 @@ fn full_listener() -> Listener {
             fastopen: 128,
             defer_accept: Some(secs(10)),
             backlog: 1024,
+            shared: true,
         },
     }
 }

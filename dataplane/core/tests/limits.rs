@@ -12,6 +12,7 @@ fn limits(connections: u32, requests: Option<u32>) -> Limits {
     Limits {
         connections,
         requests,
+        worker_memory_bytes: 1,
         request_head_bytes: 1,
         request_header_fields: 1,
         request_head_timeout: second,

@@ -335,6 +335,7 @@ fn config() -> Config {
         limits: Limits {
             connections: 10,
             requests: None,
+            worker_memory_bytes: 1,
             request_head_bytes: 1,
             request_header_fields: 1,
             request_head_timeout: second,
@@ -404,5 +405,6 @@ fn socket() -> SocketOptions {
         fastopen: 0,
         defer_accept: None,
         backlog: 128,
+        shared: false,
     }
 }

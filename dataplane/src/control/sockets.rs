@@ -195,7 +195,7 @@ impl Sockets {
             Bind::Unix(path) if fds.is_empty() => fds.push(socket::listen_unix(path, options)?),
             Bind::Unix(_) => {}
             Bind::Tcp(address) => {
-                if !is_ours {
+                if !is_ours && !options.shared {
                     refuse_taken(*address)?;
                 }
                 let mut address = actual.unwrap_or(*address);
@@ -324,7 +324,7 @@ fn options_of(config: &Config, at: &BindAt) -> SocketOptions {
 }
 
 /// `SO_REUSEPORT` would let two processes of one user share an address without a word. So an address that is new to
-/// this process is first tried without it.
+/// this process is first tried without it, unless the config says that it is shared.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
     socket.set_reuse_address(true)?;

@@ -1,11 +1,12 @@
 //! `GET /status`: the node in one JSON document, for people and for the agent. Figures over time are `/metrics`'.
 
 use dataplane_core::snapshot::{ClusterEntry, EndpointEntry, ListenerEntry};
-use dataplane_core::stats::EndpointStats;
+use dataplane_core::stats::{EndpointStats, WorkerStats};
 use serde::Serialize;
 
 use super::node::{Applied, Generation, Node};
 use crate::metrics::process::Process;
+use crate::protocol::IDLE_CONNECTION_BYTES;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -68,6 +69,8 @@ struct ThreadStatus {
     worker: usize,
     connections: u64,
     streams: u64,
+    buffer_bytes: u64,
+    buffer_bytes_peak: u64,
     restarts: u64,
     tick: u64,
 }
@@ -75,11 +78,21 @@ struct ThreadStatus {
 #[derive(Debug, Serialize)]
 struct MemoryStatus {
     rss_bytes: u64,
-    /// Of all workers: what is lent to connections now.
+    /// Of all workers: what is lent to connections now, and the most that each of them had lent at once.
     buffers: u64,
     buffer_bytes: u64,
-    /// How many connections there may be.
+    buffer_bytes_peak: u64,
+    /// The most that one stream can hold.
+    stream_bytes_max: u64,
+    /// What one worker lends before it turns new requests away.
+    worker_bytes_max: u64,
+    /// What one worker may have beside that: free buffers, and those that the kernel fills next.
+    worker_reserve_bytes_max: u64,
+    /// How many connections there may be, and what each of them takes while it is idle.
     connections_max: u32,
+    idle_connection_bytes: u64,
+    /// The sum: of all workers with their reserves, and of all connections.
+    bytes_max: u64,
 }
 
 /// The node as it is now.
@@ -156,6 +169,8 @@ fn threads(node: &Node) -> Vec<ThreadStatus> {
             worker,
             connections: stats.connections.value(),
             streams: stats.requests_in_flight.value(),
+            buffer_bytes: stats.buffer_bytes.value(),
+            buffer_bytes_peak: stats.buffer_bytes_peak.value(),
             restarts,
             tick: stats.heartbeat_tick.value(),
         })
@@ -163,10 +178,27 @@ fn threads(node: &Node) -> Vec<ThreadStatus> {
 }
 
 fn memory(node: &Node) -> MemoryStatus {
+    let all = WorkerStats::default();
+    node.worker_stats.iter().for_each(|stats| all.merge(stats));
+    // Workers are alike: what is true of the first is true of each.
+    let one = |figure: fn(&WorkerStats) -> u64| node.worker_stats.first().map_or(0, |stats| figure(stats));
+    let applied = node.applied();
+    let limits = applied.as_ref().map(|applied| &applied.live.snapshot.config.limits);
+    let worker_bytes_max = limits.map_or(0, |limits| limits.worker_memory_bytes);
+    let connections_max = limits.map_or(0, |limits| limits.connections);
+    let worker_reserve_bytes_max = one(|stats| stats.reserve_bytes_max.value());
+    let idle_connection_bytes = IDLE_CONNECTION_BYTES as u64;
+    let of_workers = (worker_bytes_max + worker_reserve_bytes_max) * node.worker_stats.len() as u64;
     MemoryStatus {
         rss_bytes: Process::now().rss_bytes,
-        buffers: node.worker_stats.iter().map(|stats| stats.buffers.value()).sum(),
-        buffer_bytes: node.worker_stats.iter().map(|stats| stats.buffer_bytes.value()).sum(),
-        connections_max: node.applied().map_or(0, |applied| applied.live.snapshot.config.limits.connections),
+        buffers: all.buffers.value(),
+        buffer_bytes: all.buffer_bytes.value(),
+        buffer_bytes_peak: all.buffer_bytes_peak.value(),
+        stream_bytes_max: one(|stats| stats.exchange_bytes_max.value()),
+        worker_bytes_max,
+        worker_reserve_bytes_max,
+        connections_max,
+        idle_connection_bytes,
+        bytes_max: of_workers + u64::from(connections_max) * idle_connection_bytes,
     }
 }

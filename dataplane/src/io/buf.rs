@@ -24,6 +24,12 @@ const TAILROOM_BYTES: usize = 16;
 const SMALL_KEPT: usize = 4096;
 const LARGE_KEPT: usize = 128;
 
+/// What a small and a large buffer take, with their rooms.
+pub(crate) const SMALL_SIZE: usize = HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES;
+pub(crate) const LARGE_SIZE: usize = HEADROOM_BYTES + LARGE_BYTES + TAILROOM_BYTES;
+/// The most that one worker's free buffers take.
+pub(crate) const KEPT_BYTES_MOST: usize = SMALL_KEPT * SMALL_SIZE + LARGE_KEPT * LARGE_SIZE;
+
 thread_local! {
     static POOL: Pool = const { Pool::new() };
 }
@@ -33,6 +39,10 @@ struct Pool {
     large: RefCell<Vec<Memory>>,
     buffers_out: Cell<usize>,
     bytes_out: Cell<usize>,
+    /// The most that were out at once.
+    bytes_peak: Cell<usize>,
+    /// With so many out, no more work is taken on.
+    bytes_most: Cell<usize>,
 }
 
 impl Pool {
@@ -42,12 +52,18 @@ impl Pool {
             large: RefCell::new(Vec::new()),
             buffers_out: Cell::new(0),
             bytes_out: Cell::new(0),
+            bytes_peak: Cell::new(0),
+            bytes_most: Cell::new(usize::MAX),
         }
     }
 
     fn count_out(&self, size: usize) {
         self.buffers_out.set(self.buffers_out.get() + 1);
-        self.bytes_out.set(self.bytes_out.get() + size);
+        let bytes = self.bytes_out.get() + size;
+        self.bytes_out.set(bytes);
+        if bytes > self.bytes_peak.get() {
+            self.bytes_peak.set(bytes);
+        }
     }
 
     fn take(&self, free: &RefCell<Vec<Memory>>, bytes: usize) -> Buf {
@@ -84,6 +100,21 @@ pub(crate) fn buffers_out() -> usize {
 /// Bytes of buffers that are in use on this thread.
 pub(crate) fn bytes_out() -> usize {
     POOL.with(|pool| pool.bytes_out.get())
+}
+
+/// The most bytes of buffers that were in use on this thread at once.
+pub(crate) fn bytes_peak() -> usize {
+    POOL.with(|pool| pool.bytes_peak.get())
+}
+
+/// From now on this thread [is short](is_short) of memory with so many bytes of buffers in use.
+pub(crate) fn set_bytes_most(bytes: usize) {
+    POOL.with(|pool| pool.bytes_most.set(bytes));
+}
+
+/// Whether so many buffers are in use that nothing new should be begun, and what goes on has to do with small ones.
+pub(crate) fn is_short() -> bool {
+    POOL.with(|pool| pool.bytes_out.get() >= pool.bytes_most.get())
 }
 
 /// The memory of a small buffer, for the kernel to fill: it becomes a buffer, and counts as one, when it is
@@ -257,6 +288,18 @@ mod tests {
         assert_eq!(bytes_out() - before, 3 * room + 2 * SMALL_BYTES + LARGE_BYTES);
         drop(buffers);
         assert_eq!(bytes_out(), before);
+    }
+
+    #[test]
+    fn is_short_of_memory_from_the_limit_on_and_remembers_the_peak() {
+        set_bytes_most(2 * SMALL_SIZE);
+        let first = Buf::small();
+        assert!(!is_short());
+        let second = Buf::small();
+        assert!(is_short());
+        drop((first, second));
+        assert!(!is_short());
+        assert_eq!((bytes_out(), bytes_peak()), (0, 2 * SMALL_SIZE));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::task::{Context, Poll};
 
 use super::Buf;
+use super::buf::KEPT_BYTES_MOST;
 
 thread_local! {
     static DRIVER: RefCell<Option<Box<dyn Driver>>> = const { RefCell::new(None) };
@@ -83,7 +84,7 @@ pub(super) trait Driver {
     fn listen(&mut self, key: u32);
 
     /// Whether nothing has come on a socket, and whatever comes next will make the worker turn.
-    fn is_listening(&self, key: u32) -> bool;
+    fn is_listening(&mut self, key: u32) -> bool;
 
     /// Nobody waits any more for the send under way.
     fn forget_send(&mut self, key: u32);
@@ -96,6 +97,12 @@ pub(super) trait Driver {
 
     /// Ends what is under way on a socket, which is given up by this, and hands its descriptor out if it is quiet.
     fn poll_release(&mut self, key: u32, context: &Context<'_>) -> Poll<Option<OwnedFd>>;
+
+    /// The most bytes of buffers that wait in one socket for being taken.
+    fn inbox_bytes_most(&self) -> usize;
+
+    /// The most bytes of buffers that are lent to the kernel for whatever socket gets something next.
+    fn lent_bytes_most(&self) -> usize;
 
     /// One turn: hands over what was prepared, and takes what has come; waits for the first of it if told so.
     fn turn(&mut self, wait: bool) -> io::Result<()>;
@@ -120,6 +127,16 @@ pub(super) fn with<T>(use_it: impl FnOnce(&mut dyn Driver) -> T) -> T {
     DRIVER.with_borrow_mut(|driver| {
         use_it(driver.as_deref_mut().expect("sockets are used where a runtime runs"))
     })
+}
+
+/// The most bytes of buffers that wait in one socket of this thread for being taken.
+pub(crate) fn inbox_bytes_most() -> usize {
+    with(|driver| driver.inbox_bytes_most())
+}
+
+/// The most bytes of buffers that this thread has without using them: lent to the kernel, or free.
+pub(crate) fn reserve_bytes_most() -> usize {
+    with(|driver| driver.lent_bytes_most()) + KEPT_BYTES_MOST
 }
 
 /// Gives a socket up. Without a driver it is closed already.

@@ -4,18 +4,18 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use slab::Slab;
 
-use super::buf::Buf;
+use super::buf::{Buf, LARGE_SIZE, is_short};
 use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
-use super::waker::{wait, wake};
+use super::table::Table;
+use super::waker::Waiter;
 use crate::sys::socket::{self as sockets, Peek};
 
 /// Events taken in one turn.
@@ -27,7 +27,7 @@ const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 pub(super) struct Epoll {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
-    sockets: Slab<Socket>,
+    sockets: Table<Socket>,
 }
 
 /// What is known of one descriptor.
@@ -40,35 +40,37 @@ struct Socket {
     is_writable: bool,
     /// The peer has closed its side, or the connection has failed.
     is_hung_up: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    mourner: Option<Waker>,
+    reader: Waiter,
+    writer: Waiter,
+    mourner: Waiter,
 }
 
 impl Epoll {
     /// An epoll for this thread. Errors: what the kernel said.
     pub(super) fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_MOST), sockets: Slab::new() })
+        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_MOST), sockets: Table::new() })
     }
 
     fn socket(&mut self, key: u32) -> &mut Socket {
-        &mut self.sockets[key as usize]
+        &mut self.sockets[key]
     }
 }
 
 impl Driver for Epoll {
     fn adopt(&mut self, fd: OwnedFd) -> io::Result<u32> {
-        let place = self.sockets.vacant_entry();
-        let key = place.key();
         let all = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, &fd, EventData::new_u64(key as u64), all)?;
-        place.insert(Socket::new(fd));
-        Ok(key as u32)
+        let key = self.sockets.insert(Socket::new(fd));
+        let added = epoll::add(&self.epoll, &self.sockets[key].fd, EventData::new_u64(key.into()), all);
+        if let Err(error) = added {
+            self.sockets.remove(key);
+            return Err(error.into());
+        }
+        Ok(key)
     }
 
     fn raw_fd(&self, key: u32) -> RawFd {
-        self.sockets[key as usize].fd.as_raw_fd()
+        self.sockets[key].fd.as_raw_fd()
     }
 
     fn close(&mut self, key: u32) {
@@ -85,7 +87,7 @@ impl Driver for Epoll {
         {
             return Poll::Ready(received);
         }
-        wait(&mut socket.reader, context);
+        socket.reader.wait(context);
         Poll::Pending
     }
 
@@ -99,7 +101,7 @@ impl Driver for Epoll {
             Peek::Data => Poll::Ready(Input::Bytes),
             Peek::Closed => Poll::Ready(Input::Ended),
             Peek::Quiet => {
-                wait(&mut socket.reader, context);
+                socket.reader.wait(context);
                 Poll::Pending
             }
         }
@@ -110,7 +112,7 @@ impl Driver for Epoll {
         if socket.is_hung_up {
             return Poll::Ready(());
         }
-        wait(&mut socket.mourner, context);
+        socket.mourner.wait(context);
         Poll::Pending
     }
 
@@ -138,7 +140,7 @@ impl Driver for Epoll {
                 Err(error) => return Poll::Ready((Err(error.into()), sending)),
             }
         }
-        wait(&mut socket.writer, context);
+        socket.writer.wait(context);
         Poll::Pending
     }
 
@@ -146,7 +148,7 @@ impl Driver for Epoll {
         // The set of descriptors notices it already.
     }
 
-    fn is_listening(&self, _key: u32) -> bool {
+    fn is_listening(&mut self, _key: u32) -> bool {
         // Sends are over at once: there is nothing to put off.
         false
     }
@@ -168,7 +170,7 @@ impl Driver for Epoll {
                 return Poll::Ready(Ok(()));
             }
         }
-        wait(waker, context);
+        waker.wait(context);
         Poll::Pending
     }
 
@@ -182,6 +184,15 @@ impl Driver for Epoll {
         Poll::Ready(is_quiet.then_some(fd))
     }
 
+    fn inbox_bytes_most(&self) -> usize {
+        // What was received but given back.
+        LARGE_SIZE
+    }
+
+    fn lent_bytes_most(&self) -> usize {
+        0
+    }
+
     fn turn(&mut self, wait: bool) -> io::Result<()> {
         let timeout = if wait { None } else { Some(&AT_ONCE) };
         self.events.clear();
@@ -190,7 +201,7 @@ impl Driver for Epoll {
             Err(error) => return Err(error.into()),
         }
         for event in &self.events {
-            if let Some(socket) = self.sockets.get_mut(event.data.u64() as usize) {
+            if let Some(socket) = self.sockets.get_mut(event.data.u64() as u32) {
                 socket.happened(event.flags);
             }
         }
@@ -201,7 +212,7 @@ impl Driver for Epoll {
 impl Epoll {
     /// Forgets a descriptor, which may live on elsewhere.
     fn release(&mut self, key: u32) -> OwnedFd {
-        let socket = self.sockets.remove(key as usize);
+        let socket = self.sockets.remove(key).expect("a socket is given up once");
         // The only failure is that it is not registered any more.
         let _ = epoll::delete(&self.epoll, &socket.fd);
         socket.fd
@@ -217,9 +228,9 @@ impl Socket {
             is_readable: true,
             is_writable: true,
             is_hung_up: false,
-            reader: None,
-            writer: None,
-            mourner: None,
+            reader: Waiter::NOBODY,
+            writer: Waiter::NOBODY,
+            mourner: Waiter::NOBODY,
         }
     }
 
@@ -227,23 +238,23 @@ impl Socket {
         let is_over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         if is_over || flags.contains(EventFlags::IN) {
             self.is_readable = true;
-            wake(&mut self.reader);
+            self.reader.wake();
         }
         if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
             self.is_writable = true;
-            wake(&mut self.writer);
+            self.writer.wake();
         }
         if is_over {
             self.is_hung_up = true;
-            wake(&mut self.mourner);
+            self.mourner.wake();
         }
     }
 
     /// Receives once; none when there is nothing to receive after all.
     fn receive(&mut self, want: Want) -> Option<Received> {
         let mut buf = match want {
-            Want::Any => Buf::small(),
-            Want::Bulk => Buf::large(),
+            Want::Bulk if !is_short() => Buf::large(),
+            Want::Any | Want::Bulk => Buf::small(),
         };
         let room = buf.spare();
         let flags = RecvFlags::DONTWAIT;

@@ -18,21 +18,28 @@ mod mailbox;
 mod ring;
 mod runtime;
 mod stream;
+mod table;
 mod task;
 mod timer;
 mod waker;
 
-pub(crate) use buf::{Buf, LARGE_BYTES, buffers_out, bytes_out};
+pub(crate) use buf::{
+    Buf, LARGE_BYTES, LARGE_SIZE, buffers_out, bytes_out, bytes_peak, is_short, set_bytes_most,
+};
 pub(crate) use clock::{TICK, keep_time, now};
 pub(crate) use dial::dial;
-pub(crate) use driver::{Input, Told};
+pub(crate) use driver::{Input, Told, inbox_bytes_most, reserve_bytes_most};
 pub(crate) use home::Lease;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use ring::probe as probe_io_uring;
 pub(crate) use runtime::{Mode, run, take_turns};
 pub(crate) use stream::Stream;
+pub(crate) use table::{PAGE, Table};
 pub(crate) use task::{panics, spawn};
 pub(crate) use timer::{Deadlines, Side, Ticks, Timer, sleep};
+
+#[cfg(test)]
+pub(crate) use {ring::FOLDED_BYTES, task::TASK_BYTES};
 
 #[cfg(test)]
 mod tests;

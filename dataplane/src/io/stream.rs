@@ -62,6 +62,7 @@ impl Stream {
     }
 
     /// As [`Stream::poll_input`].
+    #[cfg(test)]
     pub(crate) fn input(&self) -> impl Future<Output = Input> {
         poll_fn(|context| self.poll_input(context))
     }

@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
-use slab::Slab;
+use super::table::Table;
 
 /// The number of the future that the runtime was started with; no table is that long.
-const MAIN: usize = u32::MAX as usize;
+const MAIN: u32 = u32::MAX - 1;
 
 type Future = Pin<Box<dyn std::future::Future<Output = ()>>>;
 
@@ -23,8 +23,8 @@ thread_local! {
 }
 
 struct Tasks {
-    table: RefCell<Slab<Task>>,
-    ready: RefCell<VecDeque<usize>>,
+    table: RefCell<Table<Task>>,
+    ready: RefCell<VecDeque<u32>>,
     is_main_ready: Cell<bool>,
 }
 
@@ -34,6 +34,10 @@ struct Task {
     /// It stands in the queue already.
     is_ready: bool,
 }
+
+/// What a task takes beside its future.
+#[cfg(test)]
+pub(crate) const TASK_BYTES: usize = Table::<Task>::ENTRY_BYTES;
 
 /// Starts a task on this thread. A panic in it ends it alone, and is counted.
 pub(crate) fn spawn(task: impl std::future::Future<Output = ()> + 'static) {
@@ -73,13 +77,13 @@ pub(super) fn run<T, E>(
 
 /// Ends all tasks that are left.
 pub(super) fn clear() {
-    // A future that is dropped may spawn, or wake others: so one by one, with the table free meanwhile.
-    while let Some(task) = TASKS.with(|tasks| {
-        let mut table = tasks.table.borrow_mut();
-        let first = table.iter().next().map(|(number, _)| number);
-        first.map(|number| table.remove(number))
-    }) {
-        drop(task);
+    // A future that is dropped may spawn, or wake others: so one by one, with the table free meanwhile, and again.
+    while TASKS.with(|tasks| tasks.table.borrow().len()) > 0 {
+        let end = TASKS.with(|tasks| tasks.table.borrow().end());
+        for number in 0..end {
+            let task = TASKS.with(|tasks| tasks.table.borrow_mut().remove(number));
+            drop(task);
+        }
     }
     TASKS.with(|tasks| tasks.ready.borrow_mut().clear());
 }
@@ -93,7 +97,7 @@ fn poll_ready() {
     }
 }
 
-fn poll(number: usize) {
+fn poll(number: u32) {
     let future = TASKS.with(|tasks| {
         let mut table = tasks.table.borrow_mut();
         let task = table.get_mut(number)?;
@@ -112,7 +116,7 @@ fn poll(number: usize) {
     let _ended = TASKS.with(|tasks| {
         let mut table = tasks.table.borrow_mut();
         if is_over {
-            table.try_remove(number);
+            table.remove(number);
             return Some(future);
         }
         if let Some(task) = table.get_mut(number) {
@@ -125,13 +129,13 @@ fn poll(number: usize) {
 impl Tasks {
     const fn new() -> Self {
         Self {
-            table: RefCell::new(Slab::new()),
+            table: RefCell::new(Table::new()),
             ready: RefCell::new(VecDeque::new()),
             is_main_ready: Cell::new(false),
         }
     }
 
-    fn wake(&self, number: usize) {
+    fn wake(&self, number: u32) {
         if number == MAIN {
             self.is_main_ready.set(true);
             return;
@@ -145,18 +149,31 @@ impl Tasks {
     }
 }
 
+/// Wakes a task of this thread. At the end of a thread the table may be gone before the last who wakes.
+pub(super) fn wake(number: u32) {
+    let _ = TASKS.try_with(|tasks| tasks.wake(number));
+}
+
+/// The number of the task that a waker wakes; none if it is not one of ours.
+pub(super) fn number(waker: &Waker) -> Option<u32> {
+    std::ptr::eq(waker.vtable(), &VTABLE).then(|| waker.data().addr() as u32)
+}
+
+static VTABLE: RawWakerVTable = RawWakerVTable::new(clone_waker, wake_by_waker, wake_by_waker, forget);
+
+fn clone_waker(number: *const ()) -> RawWaker {
+    RawWaker::new(number, &VTABLE)
+}
+
+fn wake_by_waker(number: *const ()) {
+    wake(number.addr() as u32);
+}
+
+fn forget(_: *const ()) {}
+
 /// A waker whose data is the task's number: nothing is pointed to, so nothing is to be kept alive.
-fn waker(number: usize) -> Waker {
-    const VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, forget);
-    fn clone(number: *const ()) -> RawWaker {
-        RawWaker::new(number, &VTABLE)
-    }
-    fn wake(number: *const ()) {
-        // At the end of a thread the table may be gone before the last of its wakers.
-        let _ = TASKS.try_with(|tasks| tasks.wake(number.addr()));
-    }
-    fn forget(_: *const ()) {}
-    let data = std::ptr::without_provenance(number);
+fn waker(number: u32) -> Waker {
+    let data = std::ptr::without_provenance(number as usize);
     // SAFETY: the functions above never follow the pointer. They may be called from any thread: there they wake a task of
     // that thread, or none.
     unsafe { Waker::from_raw(RawWaker::new(data, &VTABLE)) }

@@ -4,16 +4,16 @@
 //! by. A deadline that has passed shuts its socket down; the operation that waits there completes, and the driver asks
 //! [`Deadlines::fired`] which of them it was.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use dataplane_core::timer::{TimerId, Wheel};
-use slab::Slab;
 
 use super::clock::{self, TICK, now};
+use super::table::Table;
 use crate::sys::socket;
 
 /// A length of time in ticks, at least one.
@@ -24,6 +24,11 @@ impl Ticks {
     /// A tick count, for lengths that are known when the program is built.
     pub(crate) const fn of_millis(millis: u32) -> Self {
         Self(millis.div_ceil(TICK.as_millis() as u32))
+    }
+
+    /// How many.
+    pub(crate) fn count(self) -> u64 {
+        self.0.into()
     }
 }
 
@@ -41,8 +46,6 @@ pub(crate) enum Timer {
     RequestHead,
     /// The client stopped in the middle of its request body.
     RequestBody,
-    /// The client has not sent another request.
-    KeepAlive,
     /// The client does not read what waits for it.
     Send,
     /// The client was sent the end and does not close.
@@ -65,8 +68,7 @@ impl Timer {
         match self {
             // A client that is too slow can still be told so (RFC 9110, section 15.5.9).
             Self::RequestHead | Self::RequestBody => socket::shutdown_read_raw(fd),
-            Self::KeepAlive
-            | Self::Send
+            Self::Send
             | Self::Linger
             | Self::Connect
             | Self::UpstreamSend
@@ -102,7 +104,7 @@ thread_local! {
 
 struct Timers {
     wheel: Wheel,
-    entries: Slab<Entry>,
+    entries: Table<Entry>,
     /// Keys whose time has come, kept between ticks for its memory.
     due: Vec<u32>,
 }
@@ -120,6 +122,8 @@ enum Watches {
 /// The deadlines of one connection, shared with the wheel: to move one is a store, no look into the table.
 #[derive(Debug)]
 struct Sockets {
+    /// Its place in the table.
+    key: Cell<u32>,
     deadlines: [Cell<Deadline>; SIDES],
     fired: Cell<Option<Timer>>,
     /// The earliest tick that the wheel was asked for; later deadlines need not ask again.
@@ -140,62 +144,65 @@ pub(super) fn advance(now: u64) {
     TIMERS.with_borrow_mut(|timers| timers.advance(now));
 }
 
-/// The deadlines of one client connection and of the upstream connection it uses at the moment.
-#[derive(Debug)]
+/// The deadlines of one client connection and of the upstream connection it uses at the moment. Until the first of them
+/// is armed, and again after [`Deadlines::rest`], it is one word.
+#[derive(Debug, Default)]
 pub(crate) struct Deadlines {
-    sockets: Rc<Sockets>,
-    key: u32,
+    sockets: OnceCell<Rc<Sockets>>,
 }
 
 impl Deadlines {
-    /// A place in the worker's table, with nothing armed.
-    pub(crate) fn new() -> Self {
-        let sockets = Rc::new(Sockets {
-            deadlines: [const { Cell::new(UNARMED) }; SIDES],
-            fired: Cell::new(None),
-            asked: Cell::new(NEVER),
-        });
-        let watches = Watches::Sockets(Rc::clone(&sockets));
-        Self { sockets, key: TIMERS.with_borrow_mut(|timers| timers.insert(watches)) }
+    /// Forgets all deadlines, for a connection that will not need any for a while.
+    pub(crate) fn rest(&mut self) {
+        if let Some(sockets) = self.sockets.take() {
+            remove(sockets.key.get());
+        }
     }
 
     /// Sets the deadline of `side` to `after` from now; when it passes, `fd` is shut down. The caller disarms it before
     /// it gives `fd` away.
     pub(crate) fn arm(&self, side: Side, timer: Timer, fd: RawFd, after: Ticks) {
         let at = now() + u64::from(after.0);
-        self.sockets.deadlines[side as usize].set(Deadline { at, fd, timer });
+        let sockets = self.sockets.get_or_init(Sockets::register);
+        sockets.deadlines[side as usize].set(Deadline { at, fd, timer });
         // The wheel looks again at what has moved later, so nearly always it comes by early enough.
-        if at < self.sockets.asked.get() {
-            self.sockets.asked.set(at);
-            TIMERS.with_borrow_mut(|timers| timers.ask(self.key, at));
+        if at < sockets.asked.get() {
+            sockets.asked.set(at);
+            TIMERS.with_borrow_mut(|timers| timers.ask(sockets.key.get(), at));
         }
     }
 
     /// Makes the deadline of `side` shut another descriptor down when it passes; -1 for none.
     pub(crate) fn aim(&self, side: Side, fd: RawFd) {
-        let deadline = &self.sockets.deadlines[side as usize];
-        deadline.set(Deadline { fd, ..deadline.get() });
+        if let Some(sockets) = self.sockets.get() {
+            let deadline = &sockets.deadlines[side as usize];
+            deadline.set(Deadline { fd, ..deadline.get() });
+        }
     }
 
     /// Takes the deadline of `side` away.
     pub(crate) fn disarm(&self, side: Side) {
-        self.sockets.deadlines[side as usize].set(UNARMED);
+        if let Some(sockets) = self.sockets.get() {
+            sockets.deadlines[side as usize].set(UNARMED);
+        }
     }
 
     /// The deadline that has passed, if one has; it stays so until [`Deadlines::clear`].
     pub(crate) fn fired(&self) -> Option<Timer> {
-        self.sockets.fired.get()
+        self.sockets.get().and_then(|sockets| sockets.fired.get())
     }
 
     /// Forgets that a deadline has passed, for the next try or the next request.
     pub(crate) fn clear(&self) {
-        self.sockets.fired.set(None);
+        if let Some(sockets) = self.sockets.get() {
+            sockets.fired.set(None);
+        }
     }
 }
 
 impl Drop for Deadlines {
     fn drop(&mut self) {
-        remove(self.key);
+        self.rest();
     }
 }
 
@@ -234,32 +241,29 @@ fn remove(key: u32) {
 
 impl Timers {
     fn new() -> Self {
-        Self { wheel: Wheel::new(clock::read()), entries: Slab::new(), due: Vec::new() }
+        Self { wheel: Wheel::new(clock::read()), entries: Table::new(), due: Vec::new() }
     }
 
     fn insert(&mut self, watches: Watches) -> u32 {
-        let place = self.entries.vacant_entry();
-        let key = place.key() as u32;
-        place.insert(Entry { timer: self.wheel.register(key), watches });
-        key
+        let timer = self.wheel.register(self.entries.next());
+        self.entries.insert(Entry { timer, watches })
     }
 
     fn remove(&mut self, key: u32) {
-        if let Some(entry) = self.entries.try_remove(key as usize) {
+        if let Some(entry) = self.entries.remove(key) {
             self.wheel.remove(entry.timer);
         }
     }
 
     /// Asks the wheel to come by at `at`.
     fn ask(&mut self, key: u32, at: u64) {
-        if let Some(entry) = self.entries.get(key as usize) {
+        if let Some(entry) = self.entries.get(key) {
             self.wheel.schedule(entry.timer, at);
         }
     }
 
     fn wake_when_due(&mut self, key: u32, sleeper: &Waker) {
-        if let Some(Entry { watches: Watches::Sleep { waker, .. }, .. }) = self.entries.get_mut(key as usize)
-        {
+        if let Some(Entry { watches: Watches::Sleep { waker, .. }, .. }) = self.entries.get_mut(key) {
             *waker = Some(sleeper.clone());
         }
     }
@@ -268,7 +272,7 @@ impl Timers {
         let Self { wheel, entries, due } = self;
         wheel.advance(now, |key| due.push(key));
         for key in due.drain(..) {
-            let Some(entry) = entries.get_mut(key as usize) else { continue };
+            let Some(entry) = entries.get_mut(key) else { continue };
             if let Some(next) = entry.watches.look(now) {
                 wheel.schedule(entry.timer, next);
             }
@@ -293,6 +297,19 @@ impl Watches {
 }
 
 impl Sockets {
+    /// A place in the worker's table, with nothing armed.
+    fn register() -> Rc<Self> {
+        let sockets = Rc::new(Self {
+            key: Cell::new(0),
+            deadlines: [const { Cell::new(UNARMED) }; SIDES],
+            fired: Cell::new(None),
+            asked: Cell::new(NEVER),
+        });
+        let watches = Watches::Sockets(Rc::clone(&sockets));
+        sockets.key.set(TIMERS.with_borrow_mut(|timers| timers.insert(watches)));
+        sockets
+    }
+
     fn look(&self, now: u64) -> Option<u64> {
         let sending_to = self.deadlines[Side::ClientWrite as usize].get();
         for place in &self.deadlines {

@@ -1,18 +1,44 @@
-//! Who waits: a place for one waker.
+//! Who waits: a place for one task of this thread.
+//!
+//! A task's waker is nothing but its number, so the number is all that is kept: four bytes where a `Waker` has sixteen.
 
-use std::task::{Context, Waker};
+use std::fmt;
+use std::task::Context;
 
-/// Notes who waits.
-pub(super) fn wait(slot: &mut Option<Waker>, context: &Context<'_>) {
-    match slot {
-        Some(waker) if waker.will_wake(context.waker()) => {}
-        Some(_) | None => *slot = Some(context.waker().clone()),
+use super::task;
+
+/// Nobody; no task has this number.
+const NOBODY: u32 = u32::MAX;
+
+/// A place for one who waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiter(u32);
+
+impl Waiter {
+    /// Nobody waits.
+    pub(super) const NOBODY: Self = Self(NOBODY);
+
+    /// Notes who waits.
+    ///
+    /// # Panics
+    /// It is no task of this runtime: a bug of the caller.
+    pub(super) fn wait(&mut self, context: &Context<'_>) {
+        self.0 = task::number(context.waker()).expect("sockets are waited for by tasks");
+    }
+
+    /// Wakes who waits.
+    pub(super) fn wake(&mut self) {
+        if self.0 != NOBODY {
+            task::wake(std::mem::replace(&mut self.0, NOBODY));
+        }
     }
 }
 
-/// Wakes who waits.
-pub(super) fn wake(slot: &mut Option<Waker>) {
-    if let Some(waker) = slot.take() {
-        waker.wake();
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            NOBODY => f.write_str("nobody"),
+            number => write!(f, "task {number}"),
+        }
     }
 }

@@ -105,6 +105,7 @@ mod tables {
         gauge("millrace_worker_requests_in_flight", "Requests in flight on the worker.", |worker| worker.requests_in_flight.value()),
         gauge("millrace_worker_buffers", "Buffers in use.", |worker| worker.buffers.value()),
         gauge("millrace_worker_buffer_bytes", "Bytes of the buffers in use.", |worker| worker.buffer_bytes.value()),
+        gauge("millrace_worker_buffer_bytes_peak", "The most bytes of buffers that were in use at once.", |worker| worker.buffer_bytes_peak.value()),
         counter("millrace_worker_loop_turns_total", "Turns of the worker's event loop.", |worker| worker.loop_turns.value()),
         gauge("millrace_worker_tick", "The worker's clock in its own ticks: a worker that turns advances it.", |worker| worker.heartbeat_tick.value()),
     ];

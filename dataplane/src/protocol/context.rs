@@ -9,11 +9,12 @@ use dataplane_core::h1::{FieldStorage, HeadLimits};
 use dataplane_core::limit::Admission;
 use dataplane_core::snapshot::{EndpointId, RouteEntry, Snapshot};
 use dataplane_core::stats::{Gauge, RouteStats, WorkerStats};
+use proto::config::Config;
 use quanta::Clock;
 
 use super::ident::RequestId;
 use super::ingress::Ingress;
-use crate::io::{Ticks, now};
+use crate::io::{Ticks, now, reserve_bytes_most, set_bytes_most};
 use crate::metrics::access::AccessLog;
 use crate::upstream::{Cluster, Pool, Pools, Shelves};
 
@@ -158,6 +159,7 @@ impl Context {
         let mut pools = self.pools.borrow_mut();
         let before = self.view();
         let view = View::new(live, before.as_deref(), &mut pools, self.worker);
+        self.bound_memory(&view.live.snapshot.config);
         let unnamed = pools.extract_if(|id, _| !view.live.shelves.contains_key(id));
         self.unnamed.borrow_mut().extend(unnamed.map(|(_, pool)| Rc::downgrade(&pool)));
         drop(pools);
@@ -166,6 +168,14 @@ impl Context {
             self.retire(&view.live.snapshot, &before);
         }
         self.view.replace(Some(Rc::new(view)));
+    }
+
+    /// Sets the most that this worker lends to its exchanges, and says what that comes to.
+    fn bound_memory(&self, config: &Config) {
+        set_bytes_most(usize::try_from(config.limits.worker_memory_bytes).unwrap_or(usize::MAX));
+        let stats = self.stats();
+        stats.exchange_bytes_max.set(super::exchange::bytes_max(config) as u64);
+        stats.reserve_bytes_max.set(reserve_bytes_most() as u64);
     }
 
     /// Lets each listener follow `snapshot`; those that it does not have stay with the view `before`.
@@ -265,13 +275,15 @@ impl Context {
         lines <= LOG_LINES_MAX
     }
 
-    /// Ends connections of either side that are of no more use. Called each tick.
+    /// Ends connections of either side that are of no more use, and those whose clients have been silent for too long.
+    /// Called each tick.
     pub(crate) fn end_unused(&self) {
         self.empty_unnamed();
-        self.retired.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
-        if self.is_draining() {
-            self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now()));
-        }
+        let view = self.view.borrow();
+        let keep_alive = view.as_ref().map_or(Ticks::of_millis(1), |view| view.keep_alive_timeout);
+        let (now, is_draining) = (now(), self.is_draining());
+        self.retired.borrow().iter().for_each(|ingress| ingress.end_silent(now, keep_alive, true));
+        self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now, keep_alive, is_draining));
     }
 
     /// Closes idle upstream connections that are dead or too old, and forgets listeners that are gone.

@@ -12,12 +12,12 @@ use dataplane_core::error::FaultKind;
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
-use proto::config::HostHeader;
+use proto::config::{Config, HostHeader};
 
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
-use crate::io::{Buf, Deadlines, Side, Stream, Timer, Told};
+use crate::io::{Buf, Deadlines, LARGE_SIZE, Side, Stream, Timer, Told, inbox_bytes_most};
 use crate::upstream::{ConnectFailure, Endpoint, InFlight, connect};
 
 /// An exchange from its routed request to its end.
@@ -413,6 +413,19 @@ impl Drop for Exchange {
             self.context.admission().release_request(permit);
         }
     }
+}
+
+/// The most bytes of buffers that one exchange can hold, its client's connection included.
+pub(crate) fn bytes_max(config: &Config) -> usize {
+    // From either side: what waits in the socket, and what was taken from there and is being sent on.
+    let both_ways = 2 * (inbox_bytes_most() + LARGE_SIZE);
+    // A head that is being read, or what came behind a streamed body.
+    let ahead = LARGE_SIZE;
+    // What may have to be sent again; it grows by taking twice the room.
+    let body = config.routes.iter().map(|route| route.retries.body_bytes_max).max().unwrap_or(0);
+    let body = usize::try_from(body).unwrap_or(usize::MAX);
+    let kept = LARGE_SIZE.saturating_add(body).saturating_mul(3);
+    kept.saturating_add(both_ways + ahead)
 }
 
 /// Where an exchange is when a connection fails that the request has been written to.

@@ -1,4 +1,4 @@
-//! What one listener is to a worker: its counters, the config it is served by, and which of its clients are silent.
+//! What one listener is to a worker: its counters, the config it is served by, and since when its clients are silent.
 //!
 //! It accepts nothing itself, and outlives its listener as long as connections that came through it do.
 
@@ -8,19 +8,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dataplane_core::stats::ListenerStats;
-use slab::Slab;
 
 use super::context::View;
+use crate::io::{PAGE, Table, Ticks};
 use crate::sys::socket;
 
 /// How long a client has to be silent before a connection that is to end is ended without a word: longer than a round
 /// trip to anywhere, since a client that has just been answered may be sending its next request. 1 s in ticks.
 const SILENT_TICKS: u64 = 100;
-/// Silent connections of one listener that are ended in one tick: their clients all come back somewhere at once, and the
-/// streams of this worker have to go on meanwhile. 20,000 a second.
+/// Silent connections of one listener that are ended in one tick: their clients may all come back somewhere at once, and
+/// the streams of this worker have to go on meanwhile. 20,000 a second.
 const ENDED_PER_TICK: usize = 200;
-/// A tick that never comes: the client is not waited for.
-const NEVER: u64 = u64::MAX;
 
 /// What one listener is to a worker. It outlives snapshots: connections accepted on it stay.
 pub(crate) struct Ingress {
@@ -32,6 +30,10 @@ pub(crate) struct Ingress {
     stats: Arc<ListenerStats>,
     clients: RefCell<Clients>,
 }
+
+/// What a connection takes among those of its listener.
+#[cfg(test)]
+pub(super) const CLIENT_BYTES: usize = Table::<Client>::ENTRY_BYTES;
 
 /// A connection's place among those of its listener.
 #[derive(Clone, Copy, Debug)]
@@ -91,59 +93,118 @@ impl Ingress {
 
     /// A connection begins; nothing is expected of its client yet.
     pub(super) fn enter(&self, socket: RawFd) -> Place {
-        Place(self.clients.borrow_mut().0.insert(Client { socket, silent_since: NEVER }) as u32)
+        Place(self.clients.borrow_mut().table.insert(Client { socket, silent_since: Since::NEVER }))
     }
 
     /// From now on the client's next request is waited for.
     pub(super) fn wait(&self, Place(place): Place, now: u64) {
-        self.clients.borrow_mut().set(place, now);
+        self.clients.borrow_mut().wait(place, now);
     }
 
     /// The client has made its next move. False: the wait for it was ended, so that whatever it has said was its last.
     pub(super) fn heard(&self, Place(place): Place) -> bool {
-        self.clients.borrow_mut().set(place, NEVER) != NEVER
+        self.clients.borrow_mut().heard(place)
     }
 
     /// The connection is over.
     pub(super) fn leave(&self, Place(place): Place) {
-        self.clients.borrow_mut().0.try_remove(place as usize);
+        self.clients.borrow_mut().table.remove(place);
     }
 
-    /// Ends connections whose clients have been silent for a while, and not all at once.
+    /// Ends connections whose clients have been silent for `keep_alive`, or where all are to end, for a moment; and not
+    /// all at once. Called each tick.
     ///
     /// Only their receiving side is shut: the wait that is under way then ends with what the client has sent up to that
     /// moment, and is answered, or with nothing, and the connection is closed. A request that is sent later than that
     /// crosses our FIN, as with every keep-alive timeout; its client knows from the missing answer that it may repeat
     /// it (RFC 9112, section 9.3.1).
-    pub(super) fn end_silent(&self, now: u64) {
-        self.clients.borrow_mut().take_silent(now, socket::shutdown_read_raw);
+    pub(super) fn end_silent(&self, now: u64, keep_alive: Ticks, is_ending: bool) {
+        let most = if is_ending { SILENT_TICKS } else { u64::MAX };
+        let silence = keep_alive.count().min(most);
+        self.clients.borrow_mut().take_silent(now, silence, socket::shutdown_read_raw);
     }
 }
 
 /// The sockets of all connections of one listener, and since when each client has been silent.
-#[derive(Debug, Default)]
-struct Clients(Slab<Client>);
+///
+/// In place of a deadline for each, every page of the table knows a tick before which none of its clients fell silent: a
+/// page is looked through only when one of them may have been silent for long enough.
+#[derive(Debug)]
+struct Clients {
+    table: Table<Client>,
+    /// By page; none where nobody is waited for.
+    silent: Vec<Option<u64>>,
+}
 
 #[derive(Debug)]
 struct Client {
     socket: RawFd,
-    silent_since: u64,
+    silent_since: Since,
+}
+
+/// The lower half of a tick, good for 497 days; or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Since(u32);
+
+impl Since {
+    /// The client is not waited for.
+    const NEVER: Self = Self(u32::MAX);
+
+    fn tick(now: u64) -> Self {
+        Self((now as u32).min(u32::MAX - 1))
+    }
+
+    /// Ticks from then to now.
+    fn silence(self, now: u64) -> Option<u64> {
+        (self != Self::NEVER).then(|| u64::from((now as u32).wrapping_sub(self.0)))
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { table: Table::new(), silent: Vec::new() }
+    }
 }
 
 impl Clients {
-    /// Returns what was set before.
-    fn set(&mut self, place: u32, silent_since: u64) -> u64 {
-        let client = self.0.get_mut(place as usize);
-        client.map_or(NEVER, |client| std::mem::replace(&mut client.silent_since, silent_since))
+    fn wait(&mut self, place: u32, now: u64) {
+        let Some(client) = self.table.get_mut(place) else { return };
+        client.silent_since = Since::tick(now);
+        let page = place as usize / PAGE;
+        if self.silent.len() <= page {
+            self.silent.resize(page + 1, None);
+        }
+        self.silent[page].get_or_insert(now);
     }
 
-    /// Hands to `end` the sockets of clients that have been silent for long enough, each once.
-    fn take_silent(&mut self, now: u64, mut end: impl FnMut(RawFd)) {
-        let Some(until) = now.checked_sub(SILENT_TICKS) else { return };
-        let silent = self.0.iter_mut().filter(|(_, client)| client.silent_since <= until);
-        for (_, client) in silent.take(ENDED_PER_TICK) {
-            client.silent_since = NEVER;
-            end(client.socket);
+    /// False if the wait was ended meanwhile.
+    fn heard(&mut self, place: u32) -> bool {
+        let client = self.table.get_mut(place);
+        client.is_some_and(|client| std::mem::replace(&mut client.silent_since, Since::NEVER) != Since::NEVER)
+    }
+
+    /// Hands to `end` the sockets of clients that have been silent for so many ticks, each once.
+    fn take_silent(&mut self, now: u64, silence: u64, mut end: impl FnMut(RawFd)) {
+        let mut left = ENDED_PER_TICK;
+        for (page, silent) in self.silent.iter_mut().enumerate() {
+            if silent.is_none_or(|first| now < first.saturating_add(silence)) {
+                continue;
+            }
+            let mut longest = None;
+            for client in self.table.page_mut(page) {
+                let Some(silent_for) = client.silent_since.silence(now) else { continue };
+                if silent_for < silence {
+                    longest = longest.max(Some(silent_for));
+                } else if left > 0 {
+                    left -= 1;
+                    client.silent_since = Since::NEVER;
+                    end(client.socket);
+                } else {
+                    // The page is looked at again in the next tick.
+                    return;
+                }
+            }
+            *silent = longest.map(|longest| now - longest);
         }
     }
 }
@@ -152,31 +213,77 @@ impl Clients {
 mod tests {
     use super::*;
 
-    fn taken(clients: &mut Clients, now: u64) -> Vec<RawFd> {
+    /// Clients that fell silent at these ticks, at sockets from 0 up.
+    fn silent_since(ticks: impl IntoIterator<Item = u64>) -> Clients {
+        let mut clients = Clients::default();
+        for (socket, tick) in (0..).zip(ticks) {
+            let place = clients.table.insert(Client { socket, silent_since: Since::NEVER });
+            clients.wait(place, tick);
+        }
+        clients
+    }
+
+    fn taken(clients: &mut Clients, now: u64, silence: u64) -> Vec<RawFd> {
         let mut taken = Vec::new();
-        clients.take_silent(now, |socket| taken.push(socket));
+        clients.take_silent(now, silence, |socket| taken.push(socket));
         taken
     }
 
     #[test]
     fn takes_only_clients_that_were_silent_long_enough_and_each_once() {
-        let mut clients = Clients::default();
-        for (socket, silent_since) in [(7, 0), (8, 1), (9, NEVER)] {
-            clients.0.insert(Client { socket, silent_since });
+        let mut clients = silent_since([5, 6, 7]);
+        assert!(clients.heard(2), "its wait was not ended");
+        assert!(taken(&mut clients, 104, 100).is_empty());
+        assert_eq!(taken(&mut clients, 105, 100), [0]);
+        assert!(!clients.heard(0), "its wait was ended");
+        assert_eq!(taken(&mut clients, 106, 100), [1]);
+        assert!(taken(&mut clients, 1000, 100).is_empty());
+        clients.wait(2, 1000);
+        assert_eq!(taken(&mut clients, 1100, 100), [2]);
+    }
+
+    #[test]
+    fn a_client_that_has_spoken_is_given_its_whole_time_again() {
+        let mut clients = silent_since([0, 0]);
+        for now in 1..50 {
+            clients.heard(1);
+            clients.wait(1, now);
+            assert!(taken(&mut clients, now, 50).is_empty());
         }
-        assert!(taken(&mut clients, SILENT_TICKS - 1).is_empty());
-        assert_eq!(taken(&mut clients, SILENT_TICKS), [7]);
-        assert_eq!(taken(&mut clients, SILENT_TICKS + 1), [8]);
-        assert!(taken(&mut clients, 10 * SILENT_TICKS).is_empty());
+        assert_eq!(taken(&mut clients, 50, 50), [0]);
+        assert!(taken(&mut clients, 98, 50).is_empty());
+        assert_eq!(taken(&mut clients, 99, 50), [1]);
+    }
+
+    #[test]
+    fn every_page_keeps_its_own_time() {
+        let count = 2 * PAGE as RawFd + 1;
+        let mut clients = Clients::default();
+        for (socket, now) in (0..count + 10).zip(0..) {
+            let place = clients.table.insert(Client { socket, silent_since: Since::NEVER });
+            if socket < count {
+                clients.wait(place, now);
+            }
+            let expected: Vec<RawFd> = if socket >= 10 { vec![socket - 10] } else { Vec::new() };
+            assert_eq!(taken(&mut clients, now, 10), expected);
+        }
+        assert!(clients.silent.iter().all(Option::is_none), "nobody is left to be looked for");
     }
 
     #[test]
     fn takes_no_more_at_once_than_the_worker_can_end_beside_its_streams() {
-        let mut clients = Clients::default();
-        for socket in 0..ENDED_PER_TICK as RawFd + 1 {
-            clients.0.insert(Client { socket, silent_since: 0 });
+        let mut clients = silent_since(vec![0; ENDED_PER_TICK + 1]);
+        assert_eq!(taken(&mut clients, 10, 10).len(), ENDED_PER_TICK);
+        assert_eq!(taken(&mut clients, 11, 10).len(), 1);
+    }
+
+    #[test]
+    fn time_goes_on_when_the_lower_half_of_it_begins_anew() {
+        let end = u64::from(u32::MAX);
+        for start in [end - 2, end - 1, end, end + 1] {
+            let mut clients = silent_since([start]);
+            assert!(taken(&mut clients, start + 8, 10).is_empty());
+            assert_eq!(taken(&mut clients, start + 11, 10), [0]);
         }
-        assert_eq!(taken(&mut clients, SILENT_TICKS).len(), ENDED_PER_TICK);
-        assert_eq!(taken(&mut clients, SILENT_TICKS + 1).len(), 1);
     }
 }

@@ -8,8 +8,9 @@ mod exchange;
 mod h1;
 mod ident;
 mod ingress;
+mod peer;
 mod warm;
 
 pub(crate) use context::{Context, Live};
-pub(crate) use h1::{Connection, serve};
+pub(crate) use h1::{Connection, IDLE_CONNECTION_BYTES, serve};
 pub(crate) use ingress::Ingress;

@@ -10,6 +10,8 @@ pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 
 /// What one node is named for.
 pub const CONNECTIONS: u32 = 100_000;
+/// Eight thousand exchanges in the middle of large bodies; those of small ones and of streams hold next to nothing.
+pub const WORKER_MEMORY_BYTES: u64 = 512 << 20;
 /// Room for long cookies and tokens; nginx takes 32 KiB too (4 buffers of 8 KiB).
 pub const REQUEST_HEAD_BYTES: u32 = 32 * 1024;
 /// More than browsers and SDKs send by far; a bound on the work for one head.
@@ -78,6 +80,7 @@ impl Default for Limits {
         Self {
             connections: CONNECTIONS,
             requests: None,
+            worker_memory_bytes: WORKER_MEMORY_BYTES,
             request_head_bytes: REQUEST_HEAD_BYTES,
             request_header_fields: REQUEST_HEADER_FIELDS,
             request_head_timeout: REQUEST_HEAD_TIMEOUT,
@@ -119,7 +122,7 @@ impl SocketOptions {
         Self { notsent_lowat: Some(NOTSENT_LOWAT_BYTES), ..Self::cluster() }
     }
 
-    /// What a cluster has where the file says nothing; `defer_accept` and `backlog` mean nothing there.
+    /// What a cluster has where the file says nothing; `defer_accept`, `backlog` and `shared` mean nothing there.
     pub fn cluster() -> Self {
         Self {
             congestion: None,
@@ -131,6 +134,7 @@ impl SocketOptions {
             fastopen: 0,
             defer_accept: None,
             backlog: BACKLOG,
+            shared: false,
         }
     }
 }

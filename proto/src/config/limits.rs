@@ -9,6 +9,9 @@ pub struct Limits {
     pub connections: u32,
     /// Exchanges in flight; the next one is answered 503 with `Retry-After`. None: no limit but connections.
     pub requests: Option<u32>,
+    /// Bytes of buffers that one worker lends to its exchanges; above it a new request is answered 503 with
+    /// `Retry-After`, and those that go on get small buffers only.
+    pub worker_memory_bytes: u64,
     /// Bytes of a request (and of a response) head; 431 above it.
     pub request_head_bytes: u32,
     /// Header fields of a request (and of a response) head; 431 above it. At most [`FIELDS_MAX`].

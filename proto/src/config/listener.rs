@@ -75,6 +75,9 @@ pub struct SocketOptions {
     pub defer_accept: Option<Duration>,
     /// Length of the accept queue. Listeners only.
     pub backlog: u32,
+    /// Whether other processes may listen at the same address (`SO_REUSEPORT`): then the kernel spreads connections over
+    /// all of them. Without it an address that is taken is an error. Listeners only.
+    pub shared: bool,
 }
 
 /// TCP keepalive probes (RFC 9293, section 3.8.4).

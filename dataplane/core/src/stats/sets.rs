@@ -277,6 +277,12 @@ pub struct WorkerStats {
     pub buffers: Gauge,
     /// Bytes of the buffers in use.
     pub buffer_bytes: Gauge,
+    /// The most bytes of buffers that were in use at once.
+    pub buffer_bytes_peak: Gauge,
+    /// The most bytes of buffers that one exchange can hold.
+    pub exchange_bytes_max: Gauge,
+    /// The most bytes of buffers that no exchange uses: free ones, and those that the kernel fills next.
+    pub reserve_bytes_max: Gauge,
     /// Turns of the event loop.
     pub loop_turns: Counter,
     /// The tick of the last turn: how the watchdog knows that the worker turns. When merged, the sum of all.
@@ -295,6 +301,9 @@ impl WorkerStats {
             requests_in_flight,
             buffers,
             buffer_bytes,
+            buffer_bytes_peak,
+            exchange_bytes_max,
+            reserve_bytes_max,
             loop_turns,
             heartbeat_tick,
         } = other;
@@ -306,6 +315,9 @@ impl WorkerStats {
         self.requests_in_flight.merge(requests_in_flight);
         self.buffers.merge(buffers);
         self.buffer_bytes.merge(buffer_bytes);
+        self.buffer_bytes_peak.merge(buffer_bytes_peak);
+        self.exchange_bytes_max.merge(exchange_bytes_max);
+        self.reserve_bytes_max.merge(reserve_bytes_max);
         self.loop_turns.merge(loop_turns);
         self.heartbeat_tick.merge(heartbeat_tick);
     }

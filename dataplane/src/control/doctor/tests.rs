@@ -73,6 +73,7 @@ fn config(bind: Bind) -> Config {
         fastopen: 0,
         defer_accept: None,
         backlog: 4096,
+        shared: false,
     };
     Config {
         node: Node { id: "n".into(), role: Role::Edge, region: String::new() },
@@ -82,6 +83,7 @@ fn config(bind: Bind) -> Config {
         limits: Limits {
             connections: 40_000,
             requests: None,
+            worker_memory_bytes: 1 << 20,
             request_head_bytes: 32 << 10,
             request_header_fields: 128,
             request_head_timeout: second,

@@ -15,33 +15,44 @@
 //!
 //! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
 
+mod limit;
 mod provided;
 mod socket;
+mod sockets;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::task::{Context, Poll};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, cqueue, opcode};
-use slab::Slab;
 
-use super::buf::Buf;
+use super::buf::{Buf, LARGE_SIZE, SMALL_BYTES, SMALL_SIZE, is_short};
 use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
-use super::waker::{wait, wake};
-use crate::sys::socket::{self as sockets, Peek};
+use super::waker::Waiter;
+use crate::sys::socket::{Peek, peek};
 use provided::Provided;
 use socket::{End, Polling, Receiving, Sending, Socket};
+use sockets::Sockets;
+
+#[cfg(test)]
+pub(crate) use sockets::FOLDED_BYTES;
 
 /// Submission entries: a turn that prepares more submits in between.
 const ENTRIES: u32 = 4096;
 /// Completion entries: one turn may complete far more than it submitted, when many streams tick at once.
 const COMPLETIONS: u32 = 32768;
-/// Buffers that wait to be taken from one socket before its receive is ended. More can come by then, since the kernel
-/// receives up to 32 at one go.
+/// Buffers that wait to be taken from one socket before its receive is ended. More can come by then: up to
+/// [`MULTISHOT_BYTES`] where the kernel knows such a limit, else as much as it receives at one go.
 const INBOX_MOST: usize = 4;
+/// The same where the worker [is short](is_short) of memory.
+const INBOX_SHORT: usize = 2;
+/// What one multishot receive brings before it has to be armed anew.
+const MULTISHOT_BYTES: usize = INBOX_MOST * SMALL_BYTES;
+/// Receives that the kernel does at one go where no other limit is known to it (`MULTISHOT_MAX_RETRY`).
+const AT_ONE_GO: usize = 32;
 
 /// Receives into large buffers after one that a small buffer would not have been enough for: a connection that has
 /// brought a long body is likely to bring another, and the end of each is short.
@@ -62,7 +73,9 @@ pub(super) struct Ring {
     // Dropped in this order: the kernel must not know of buffers any more when they go.
     ring: IoUring,
     provided: Provided,
-    sockets: Slab<Socket>,
+    sockets: Sockets,
+    /// Whether the kernel knows a limit for what one multishot receive brings.
+    is_limiting: bool,
     /// Sockets whose receive ended for want of buffers: armed anew when there are some.
     starved: Vec<u32>,
     /// What the kernel had no room for, in order.
@@ -85,16 +98,18 @@ impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         // Completions run when the worker asks for them, not in the middle of its work (DEFER_TASKRUN), and one thread
         // alone submits (SINGLE_ISSUER), so that the kernel skips locks: together a quarter of a relayed request.
-        let ring = IoUring::builder()
+        let mut ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let provided = Provided::register(&ring.submitter())?;
+        let mut provided = Provided::register(&ring.submitter())?;
+        let is_limiting = limit::is_known(&mut ring, &mut provided)?;
         Ok(Self {
             ring,
             provided,
-            sockets: Slab::new(),
+            sockets: Sockets::new(),
+            is_limiting,
             starved: Vec::new(),
             unsubmitted: VecDeque::new(),
             unhurried: Vec::new(),
@@ -105,7 +120,7 @@ impl Ring {
 
     /// Prepares an operation on the socket `key`.
     fn submit(&mut self, key: u32, operation: u64, entry: Entry) {
-        self.sockets[key as usize].under_way += 1;
+        self.sockets.at(key).under_way += 1;
         self.push(entry.user_data(user_data(key, operation)));
     }
 
@@ -136,27 +151,31 @@ impl Ring {
     }
 
     fn fd(&self, key: u32) -> Fd {
-        Fd(self.sockets[key as usize].fd.as_raw_fd())
+        Fd(self.sockets.fd(key))
     }
 
     /// Begins to receive.
     fn arm(&mut self, key: u32, want: Want) {
         let fd = self.fd(key);
         let (receiving, entry) = match want {
-            Want::Any => (Receiving::Multishot, opcode::RecvMulti::new(fd, provided::GROUP).build()),
+            Want::Any => {
+                let entry = opcode::RecvMulti::new(fd, provided::GROUP).build();
+                let most = if self.is_limiting { MULTISHOT_BYTES as u32 } else { 0 };
+                (Receiving::Multishot, limit::limited(entry, most))
+            }
             Want::Bulk => {
                 let mut buf = Buf::large();
                 let (at, bytes) = buf.room();
                 (Receiving::Once(buf), opcode::Recv::new(fd, at, bytes as u32).build())
             }
         };
-        self.sockets[key as usize].receiving = receiving;
+        self.sockets.at(key).receiving = receiving;
         self.submit(key, RECEIVE, entry);
     }
 
     /// Ends the receive under way; its last completion tells when.
     fn stop_receiving(&mut self, key: u32) {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         socket.bulk = BULK_FOR;
         if !socket.is_stopping {
             socket.is_stopping = true;
@@ -174,14 +193,14 @@ impl Ring {
     /// Ends whatever is under way on a socket. Each by its name: by the descriptor, the kernel would look through the
     /// operations of all sockets.
     fn cancel_all(&mut self, key: u32) {
-        for operation in self.sockets[key as usize].operations() {
+        for operation in self.sockets.at(key).operations() {
             self.cancel(key, operation);
         }
     }
 
     /// Makes sure that what comes, and the end, is noticed.
     fn watch(&mut self, key: u32) {
-        let socket = &self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         let is_off = matches!(socket.receiving, Receiving::Off);
         if is_off && socket.ended.is_none() && socket.inbox.is_empty() {
             self.arm(key, Want::Any);
@@ -194,42 +213,42 @@ impl Ring {
         }
         let (key, operation) = parts(user_data);
         let is_last = !cqueue::more(flags);
-        let Some(socket) = self.sockets.get_mut(key as usize) else { return };
+        let Some(socket) = self.sockets.find(key) else { return };
         socket.under_way -= u8::from(is_last);
         match operation {
             RECEIVE => self.received(key, result, flags),
             SEND => self.sent(key, result),
             READABLE => {
                 socket.readable = Polling::Done(result);
-                wake(&mut socket.reader);
+                socket.reader.wake();
             }
             WRITABLE => {
                 socket.writable = Polling::Done(result);
-                wake(&mut socket.writer);
+                socket.writer.wake();
             }
             _ => {
                 socket.hangup = Polling::Done(result);
-                wake(&mut socket.mourner);
+                socket.mourner.wake();
             }
         }
         self.remove_if_over(key);
     }
 
     fn remove_if_over(&mut self, key: u32) {
-        let socket = &self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if socket.is_closing && socket.under_way == 0 {
-            self.sockets.remove(key as usize);
+            self.sockets.remove(key);
         }
     }
 
     fn sent(&mut self, key: u32, result: i32) {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if result == -libc::EAGAIN
             && let Sending::Submitted(buf) = &socket.sending
         {
             // It was not to wait, for it could not have told of its end: now it waits.
-            let (fd, bytes) = (Fd(socket.fd.as_raw_fd()), buf.bytes());
-            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            let (at, bytes) = (buf.bytes().as_ptr(), buf.len() as u32);
+            let send = opcode::Send::new(self.fd(key), at, bytes);
             self.submit(key, SEND, send.flags(libc::MSG_NOSIGNAL).build());
             return;
         }
@@ -243,14 +262,14 @@ impl Ring {
         for (user_data, ..) in &self.completed {
             let (key, operation) = parts(*user_data);
             if operation == SEND
-                && let Some(socket) = self.sockets.get_mut(key as usize)
+                && let Some(socket) = self.sockets.find(key)
             {
                 socket.is_unhurried = false;
             }
         }
         for index in 0..self.unhurried.len() {
             let key = self.unhurried[index];
-            let Some(socket) = self.sockets.get_mut(key as usize) else { continue };
+            let Some(socket) = self.sockets.find(key) else { continue };
             if std::mem::take(&mut socket.is_unhurried) {
                 socket.under_way -= 1;
                 let bytes = match &socket.sending {
@@ -265,7 +284,7 @@ impl Ring {
     }
 
     fn received(&mut self, key: u32, result: i32, flags: u32) {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         let mut buf =
             cqueue::buffer_select(flags).and_then(|id| self.provided.take(id, result.max(0) as usize));
         if !cqueue::more(flags) {
@@ -283,15 +302,16 @@ impl Ring {
             (libc::ECANCELED, _) => {}
             (libc::ENOBUFS, _) => self.starved.push(key),
             (number @ 1.., _) => socket.end(End::Failed(number)),
-            (_, Some(buf)) if !socket.is_closing => socket.inbox.push(buf),
+            (_, Some(buf)) if !socket.is_closing => socket.inbox.push(buf, INBOX_MOST),
             (_, _) => {}
         }
-        wake(&mut socket.reader);
+        socket.reader.wake();
         if matches!(socket.receiving, Receiving::Off) {
             // Who waits for the hangup alone has to be told of it in another way from now on.
-            wake(&mut socket.mourner);
+            socket.mourner.wake();
         }
-        if socket.inbox.len() >= INBOX_MOST && matches!(socket.receiving, Receiving::Multishot) {
+        let most = if is_short() { INBOX_SHORT } else { INBOX_MOST };
+        if socket.inbox.len() >= most && matches!(socket.receiving, Receiving::Multishot) {
             self.stop_receiving(key);
         }
     }
@@ -303,7 +323,7 @@ impl Ring {
         }
         self.provided.grow();
         for key in std::mem::take(&mut self.starved) {
-            if self.sockets.get(key as usize).is_some_and(|socket| !socket.is_closing) {
+            if self.sockets.find(key).is_some_and(|socket| !socket.is_closing) {
                 self.watch(key);
             }
         }
@@ -312,17 +332,17 @@ impl Ring {
 
 impl Driver for Ring {
     fn adopt(&mut self, fd: OwnedFd) -> io::Result<u32> {
-        Ok(self.sockets.insert(Socket::new(fd)) as u32)
+        Ok(self.sockets.insert(fd))
     }
 
     fn raw_fd(&self, key: u32) -> RawFd {
-        self.sockets[key as usize].fd.as_raw_fd()
+        self.sockets.fd(key)
     }
 
     fn close(&mut self, key: u32) {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if socket.under_way == 0 {
-            self.sockets.remove(key as usize);
+            self.sockets.remove(key);
             return;
         }
         self.is_hurried |= socket.is_unhurried;
@@ -331,13 +351,14 @@ impl Driver for Ring {
     }
 
     fn poll_recv(&mut self, key: u32, want: Want, context: &Context<'_>) -> Poll<Received> {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if let Some(input) = socket.take_input() {
             return Poll::Ready(input);
         }
-        wait(&mut socket.reader, context);
+        socket.reader.wait(context);
+        let want = if is_short() { Want::Any } else { want };
         match (&socket.receiving, want) {
-            (Receiving::Off, Want::Any) if socket.bulk == 0 => self.arm(key, Want::Any),
+            (Receiving::Off, Want::Any) if socket.bulk == 0 || is_short() => self.arm(key, Want::Any),
             (Receiving::Off, _) => self.arm(key, Want::Bulk),
             (Receiving::Multishot, Want::Bulk) => self.stop_receiving(key),
             (Receiving::Multishot | Receiving::Once(_), _) => {}
@@ -346,28 +367,30 @@ impl Driver for Ring {
     }
 
     fn put_back(&mut self, key: u32, unread: Buf) {
-        self.sockets[key as usize].inbox.push_front(unread);
+        self.sockets.at(key).inbox.push_front(unread);
     }
 
     fn poll_input(&mut self, key: u32, context: &Context<'_>) -> Poll<Input> {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if !socket.inbox.is_empty() {
             return Poll::Ready(Input::Bytes);
         }
         if socket.ended.is_some() {
             return Poll::Ready(Input::Ended);
         }
-        wait(&mut socket.reader, context);
+        socket.reader.wait(context);
         self.watch(key);
+        // As long as the peer is silent, this is all there is to know.
+        self.sockets.fold(key);
         Poll::Pending
     }
 
     fn poll_hangup(&mut self, key: u32, context: &Context<'_>) -> Poll<()> {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if socket.ended.is_some() || matches!(socket.hangup, Polling::Done(_)) {
             return Poll::Ready(());
         }
-        wait(&mut socket.mourner, context);
+        socket.mourner.wait(context);
         if socket.hangup == Polling::Off && !matches!(socket.receiving, Receiving::Multishot) {
             socket.hangup = Polling::Submitted;
             let events = libc::POLLRDHUP as u32;
@@ -384,7 +407,7 @@ impl Driver for Ring {
         told: Told,
         context: &Context<'_>,
     ) -> Poll<Sent> {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         match std::mem::replace(&mut socket.sending, Sending::Off) {
             Sending::Off => {}
             Sending::Done(result, mut sent) => {
@@ -394,27 +417,25 @@ impl Driver for Ring {
             }
             under_way @ (Sending::Submitted(_) | Sending::Forgotten { .. }) => {
                 socket.sending = under_way;
-                wait(&mut socket.writer, context);
+                socket.writer.wait(context);
                 return Poll::Pending;
             }
         }
-        wait(&mut socket.writer, context);
+        socket.writer.wait(context);
         if let Some(buf) = buf.take() {
-            let bytes = buf.bytes();
-            let fd = Fd(socket.fd.as_raw_fd());
-            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            let (at, bytes) = (buf.bytes().as_ptr(), buf.len() as u32);
             socket.sending = Sending::Submitted(buf);
-            let entry = match told {
-                Told::AtOnce => send.flags(libc::MSG_NOSIGNAL).build(),
-                Told::WithNext => {
-                    socket.is_unhurried = true;
-                    self.unhurried.push(key);
-                    // All of it or a failure, and nothing in between that would have to be told later.
-                    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
-                    send.flags(flags).build().flags(Flags::SKIP_SUCCESS)
-                }
-            };
-            self.submit(key, SEND, entry);
+            let mut flags = libc::MSG_NOSIGNAL;
+            let mut entry_flags = Flags::empty();
+            if told == Told::WithNext {
+                // All of it or a failure, and nothing in between that would have to be told later.
+                flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+                entry_flags = Flags::SKIP_SUCCESS;
+                socket.is_unhurried = true;
+                self.unhurried.push(key);
+            }
+            let send = opcode::Send::new(self.fd(key), at, bytes).flags(flags).build();
+            self.submit(key, SEND, send.flags(entry_flags));
         }
         Poll::Pending
     }
@@ -423,14 +444,17 @@ impl Driver for Ring {
         self.watch(key);
     }
 
-    fn is_listening(&self, key: u32) -> bool {
-        let socket = &self.sockets[key as usize];
+    fn is_listening(&mut self, key: u32) -> bool {
+        if self.sockets.waits(key) {
+            return true;
+        }
+        let socket = self.sockets.at(key);
         let is_armed = matches!(socket.receiving, Receiving::Multishot) && !socket.is_stopping;
         is_armed && socket.inbox.is_empty() && socket.ended.is_none()
     }
 
     fn forget_send(&mut self, key: u32) {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         socket.sending = match std::mem::replace(&mut socket.sending, Sending::Off) {
             Sending::Submitted(lent) => Sending::Forgotten { _lent: lent },
             Sending::Done(..) => Sending::Off,
@@ -439,15 +463,15 @@ impl Driver for Ring {
     }
 
     fn poll_ready(&mut self, key: u32, of: Readiness, context: &Context<'_>) -> Poll<io::Result<()>> {
-        let socket = &mut self.sockets[key as usize];
-        let (polling, waker, operation, events) = match of {
+        let socket = self.sockets.at(key);
+        let (polling, waiter, operation, events) = match of {
             Readiness::Readable => (&mut socket.readable, &mut socket.reader, READABLE, libc::POLLIN),
             Readiness::Writable => (&mut socket.writable, &mut socket.writer, WRITABLE, libc::POLLOUT),
         };
         if let Poll::Ready(result) = polling.take() {
             return Poll::Ready(result);
         }
-        wait(waker, context);
+        waiter.wait(context);
         if std::mem::replace(polling, Polling::Submitted) == Polling::Off {
             let poll = opcode::PollAdd::new(self.fd(key), events as u32).build();
             self.submit(key, operation, poll);
@@ -456,36 +480,52 @@ impl Driver for Ring {
     }
 
     fn is_quiet(&mut self, key: u32) -> bool {
-        let socket = &self.sockets[key as usize];
+        if self.sockets.waits(key) {
+            return true;
+        }
+        let socket = self.sockets.at(key);
         if socket.ended.is_some() || !socket.inbox.is_empty() {
             return false;
         }
         // Armed, it would have been noticed; else the kernel is asked, and told to notice from now on: unless the next that
         // comes is likely to be long.
-        if matches!(socket.receiving, Receiving::Multishot) {
-            return true;
+        let mut is_quiet = true;
+        if !matches!(socket.receiving, Receiving::Multishot) {
+            let is_bulk = socket.bulk > 0;
+            is_quiet = peek(self.sockets.borrow_fd(key)) == Peek::Quiet;
+            if !is_bulk {
+                self.watch(key);
+            }
         }
-        let is_quiet = sockets::peek(&socket.fd) == Peek::Quiet;
-        if socket.bulk == 0 {
-            self.watch(key);
-        }
+        self.sockets.fold(key);
         is_quiet
     }
 
     fn poll_release(&mut self, key: u32, context: &Context<'_>) -> Poll<Option<OwnedFd>> {
-        let socket = &mut self.sockets[key as usize];
+        let socket = self.sockets.at(key);
         if socket.ended.is_some() || !socket.inbox.is_empty() {
             self.close(key);
             return Poll::Ready(None);
         }
         if socket.under_way == 0 {
-            return Poll::Ready(Some(self.sockets.remove(key as usize).fd));
+            return Poll::Ready(Some(self.sockets.remove(key)));
         }
-        wait(&mut socket.reader, context);
+        socket.reader.wait(context);
         if !std::mem::replace(&mut socket.is_stopping, true) {
             self.cancel_all(key);
         }
         Poll::Pending
+    }
+
+    fn inbox_bytes_most(&self) -> usize {
+        // Those that were there when the receive was told to end, and what it still brought: in full buffers, or where they
+        // are not full, no two next to each other that one would have held. One more was put back.
+        let behind = if self.is_limiting { 2 * MULTISHOT_BYTES / SMALL_BYTES } else { AT_ONE_GO };
+        LARGE_SIZE + (INBOX_MOST + behind) * SMALL_SIZE
+    }
+
+    fn lent_bytes_most(&self) -> usize {
+        usize::from(provided::PLACES) * SMALL_SIZE
     }
 
     fn turn(&mut self, wait: bool) -> io::Result<()> {
@@ -533,7 +573,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel ends what is under way in its own time: what it may still read or write is never used again.
-        for (_, socket) in &mut self.sockets {
+        for socket in self.sockets.open() {
             std::mem::forget(std::mem::replace(&mut socket.receiving, Receiving::Off));
             std::mem::forget(std::mem::replace(&mut socket.sending, Sending::Off));
         }
@@ -545,7 +585,7 @@ impl Socket {
         if let Sending::Submitted(buf) = std::mem::replace(&mut self.sending, Sending::Off) {
             self.sending = Sending::Done(result, buf);
         }
-        wake(&mut self.writer);
+        self.writer.wake();
     }
 
     fn end(&mut self, end: End) {
@@ -568,7 +608,7 @@ impl Socket {
     /// Nobody will use it again.
     fn abandon(&mut self) {
         self.is_closing = true;
-        (self.reader, self.writer, self.mourner) = (None, None, None);
+        (self.reader, self.writer, self.mourner) = (Waiter::NOBODY, Waiter::NOBODY, Waiter::NOBODY);
         while self.inbox.pop().is_some() {}
     }
 }

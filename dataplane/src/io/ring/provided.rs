@@ -16,7 +16,7 @@ use super::super::buf::{Buf, HEADROOM_BYTES, Memory, SMALL_BYTES, lend_small};
 /// The group that receives name.
 pub(super) const GROUP: u16 = 0;
 /// Places in the ring, a power of two: all that one turn of the busiest worker can need.
-const PLACES: u16 = 4096;
+pub(super) const PLACES: u16 = 4096;
 /// Buffers lent at first. More are lent when these turn out to be too few: a smaller set stays in the processor's cache.
 const LENT_AT_FIRST: u16 = 256;
 

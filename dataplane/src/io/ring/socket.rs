@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::super::buf::Buf;
 use super::super::driver::Received;
+use super::super::waker::Waiter;
 
 /// How a socket's receiving side ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +54,12 @@ pub(super) enum Polling {
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     first: Option<Buf>,
-    #[allow(
-        clippy::box_collection,
-        reason = "every idle connection has the place for it: one word, not four"
-    )]
-    others: Option<Box<VecDeque<Buf>>>,
+    others: VecDeque<Buf>,
 }
 
-/// One socket.
+/// One socket, but for its descriptor.
 #[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) fd: OwnedFd,
     pub(super) inbox: Inbox,
     pub(super) ended: Option<End>,
     pub(super) receiving: Receiving,
@@ -82,16 +77,15 @@ pub(super) struct Socket {
     pub(super) sending: Sending,
     /// The send under way tells of a failure only.
     pub(super) is_unhurried: bool,
-    pub(super) reader: Option<Waker>,
-    pub(super) writer: Option<Waker>,
-    pub(super) mourner: Option<Waker>,
+    pub(super) reader: Waiter,
+    pub(super) writer: Waiter,
+    pub(super) mourner: Waiter,
 }
 
-impl Socket {
-    /// A socket with nothing under way.
-    pub(super) fn new(fd: OwnedFd) -> Self {
+/// A socket with nothing under way.
+impl Default for Socket {
+    fn default() -> Self {
         Self {
-            fd,
             inbox: Inbox::default(),
             ended: None,
             receiving: Receiving::Off,
@@ -104,12 +98,14 @@ impl Socket {
             hangup: Polling::Off,
             sending: Sending::Off,
             is_unhurried: false,
-            reader: None,
-            writer: None,
-            mourner: None,
+            reader: Waiter::NOBODY,
+            writer: Waiter::NOBODY,
+            mourner: Waiter::NOBODY,
         }
     }
+}
 
+impl Socket {
     /// What can be told at once of the receiving side: the next bytes, or the end.
     pub(super) fn take_input(&mut self) -> Option<Received> {
         if let Some(buf) = self.inbox.pop() {
@@ -120,32 +116,57 @@ impl Socket {
             End::Failed(number) => Err(io::Error::from_raw_os_error(number)),
         })
     }
+
+    /// Whether it only waits for what its peer says next, or not even that.
+    pub(super) fn is_silent(&self) -> bool {
+        let is_receive_alone = match self.receiving {
+            Receiving::Off => self.under_way == 0,
+            Receiving::Multishot => self.under_way == 1 && !self.is_stopping,
+            Receiving::Once(_) => false,
+        };
+        is_receive_alone
+            && matches!(self.sending, Sending::Off)
+            && self.inbox.is_empty()
+            && self.ended.is_none()
+            && !self.is_closing
+            && [self.readable, self.writable, self.hangup] == [Polling::Off; 3]
+            && [self.writer, self.mourner] == [Waiter::NOBODY; 2]
+    }
 }
 
 impl Inbox {
-    pub(super) fn push(&mut self, buf: Buf) {
+    /// Puts what was received behind the rest. Behind `loose` buffers it goes into the last one if it fits there: who is
+    /// so far behind gains nothing from small pieces, which would hold a buffer each.
+    pub(super) fn push(&mut self, buf: Buf, loose: usize) {
         if self.first.is_none() {
             self.first = Some(buf);
+        } else if self.len() > loose
+            && let Some(last) = self.others.back_mut()
+            && last.spare() >= buf.len()
+        {
+            last.append(buf.bytes());
         } else {
-            self.others.get_or_insert_default().push_back(buf);
+            self.others.push_back(buf);
         }
     }
 
     pub(super) fn push_front(&mut self, buf: Buf) {
         if let Some(second) = self.first.replace(buf) {
-            self.others.get_or_insert_default().push_front(second);
+            self.others.push_front(second);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<Buf> {
         let first = self.first.take();
-        if let Some(others) = &mut self.others {
-            self.first = others.pop_front();
-            if self.first.is_none() {
-                self.others = None;
-            }
-        }
+        self.first = self.others.pop_front();
         first
+    }
+
+    /// Gives the memory of an empty list back.
+    pub(super) fn shrink(&mut self) {
+        if self.others.capacity() > 0 {
+            self.others = VecDeque::new();
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -153,7 +174,7 @@ impl Inbox {
     }
 
     pub(super) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.others.as_ref().map_or(0, |others| others.len())
+        usize::from(self.first.is_some()) + self.others.len()
     }
 }
 
@@ -163,5 +184,33 @@ impl Polling {
         let Self::Done(result) = *self else { return Poll::Pending };
         *self = Self::Off;
         Poll::Ready(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(content: &[u8]) -> Buf {
+        let mut buf = Buf::small();
+        buf.append(content);
+        buf
+    }
+
+    #[test]
+    fn what_comes_is_taken_in_order_and_small_pieces_behind_share_a_buffer() {
+        let mut inbox = Inbox::default();
+        let bytes: Vec<u8> = (0..100).collect();
+        bytes.iter().for_each(|byte| inbox.push(piece(&[*byte]), 4));
+        assert_eq!(inbox.len(), 5, "four pieces, and a buffer with the rest");
+        inbox.push(piece(&[100; 7100]), 4);
+        assert_eq!(inbox.len(), 6);
+        inbox.push_front(piece(b"first"));
+        let mut all = Vec::new();
+        while let Some(buf) = inbox.pop() {
+            all.extend_from_slice(buf.bytes());
+        }
+        assert_eq!(all, [&b"first"[..], &bytes, &[100; 7100]].concat());
+        assert!(inbox.is_empty());
     }
 }

@@ -326,7 +326,7 @@ pub(super) fn end_kind(client: &Connection, otherwise: FaultKind) -> FaultKind {
         None => otherwise,
         Some(Timer::RequestHead) => FaultKind::RequestHeadTimeout,
         Some(Timer::RequestBody) => FaultKind::RequestBodyTimeout,
-        Some(Timer::KeepAlive | Timer::Linger) => FaultKind::KeepAliveTimeout,
+        Some(Timer::Linger) => FaultKind::KeepAliveTimeout,
         Some(Timer::Send) => FaultKind::SendTimeout,
         Some(Timer::Connect) => FaultKind::ConnectTimeout,
         Some(Timer::UpstreamSend | Timer::FirstByte) => FaultKind::FirstByteTimeout,

@@ -140,6 +140,10 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
     {
         return Err(FaultKind::BodyTooLarge);
     }
+    if crate::io::is_short() {
+        // What goes on needs the memory: who comes later is better off elsewhere.
+        return Err(FaultKind::Overloaded);
+    }
     let cluster = &view.routes[route].cluster;
     let Some((index, endpoint)) = cluster.pick(&Tried::NONE) else {
         cluster.stats().no_endpoint.increment();
@@ -151,7 +155,7 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
             HostHeader::Endpoint => HostChoice::Replace(&endpoint.name),
             HostHeader::Fixed(host) => HostChoice::Replace(host),
         },
-        client: client.peer.map(|peer| peer.ip()),
+        client: client.peer().map(|peer| peer.ip()),
         scheme: "http",
         trust_forwarded: false,
         request_id: id.as_bytes(),
@@ -251,7 +255,7 @@ fn id_of(client: &Connection, head: &RequestHead<'_>) -> RequestId {
 
 fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
     Box::new(Notes {
-        client: client.peer,
+        client: client.peer(),
         host: head.host.map(|host| host.raw.to_owned()).unwrap_or_default(),
         path: head.target.path.to_owned(),
         endpoint: RefCell::default(),

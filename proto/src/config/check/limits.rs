@@ -9,6 +9,10 @@ use crate::config::problem::Problems;
 
 /// More sockets than one process can have open (`fs.nr_open` allows 2^20 unless raised; a connection needs two).
 const CONNECTIONS_MAX: i64 = 10_000_000;
+/// Less does not carry a dozen exchanges with large bodies.
+const WORKER_MEMORY_MIN: u64 = 1 << 20;
+/// More than any host has for one of its cores.
+const WORKER_MEMORY_MAX: u64 = 1 << 40;
 /// A head shorter than this refuses ordinary requests.
 const REQUEST_HEAD_MIN: u64 = 1024;
 /// A head is kept in one buffer of a worker's pool.
@@ -32,10 +36,12 @@ pub(super) fn limits(file: &file::Limits, problems: &mut Problems) -> Limits {
     let drain_timeout =
         duration(&file.drain_timeout, Duration::ZERO..=DRAIN_MAX, default.drain_timeout, problems);
     let request_head = size(&file.request_head, REQUEST_HEAD_MIN..=REQUEST_HEAD_MAX, problems);
+    let worker_memory = size(&file.worker_memory, WORKER_MEMORY_MIN..=WORKER_MEMORY_MAX, problems);
     let fields = 1..=i64::from(FIELDS_MAX);
     Limits {
         connections: integer(&file.connections, 1..=CONNECTIONS_MAX, default.connections, problems),
         requests: file.requests.as_ref().map(|_| integer(&file.requests, 1..=CONNECTIONS_MAX, 1, problems)),
+        worker_memory_bytes: worker_memory.unwrap_or(default.worker_memory_bytes),
         request_head_bytes: request_head
             .and_then(|bytes| u32::try_from(bytes).ok())
             .unwrap_or(default.request_head_bytes),

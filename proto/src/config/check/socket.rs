@@ -39,6 +39,7 @@ pub(super) fn of_listener(file: &file::Socket, problems: &mut Problems) -> Socke
         },
         defer_accept: whole_seconds(&file.defer_accept, seconds, problems),
         backlog: integer(&file.backlog, 1..=QUEUE_MAX, default.backlog, problems),
+        shared: file.shared.as_ref().map_or(default.shared, |field| field.value),
         ..of_both(file, default, problems)
     }
 }
@@ -48,6 +49,7 @@ pub(super) fn of_cluster(file: &file::Socket, problems: &mut Problems) -> Socket
     let at_listeners = [
         ("defer_accept", file.defer_accept.as_ref().map(|field| &field.span)),
         ("backlog", file.backlog.as_ref().map(|field| &field.span)),
+        ("shared", file.shared.as_ref().map(|field| &field.span)),
     ];
     for (key, span) in at_listeners {
         if let Some(span) = span {

@@ -15,6 +15,9 @@ pub(crate) struct Limits {
     /// Exchanges in flight; the next one is answered 503. Default: no limit but `connections`.
     #[schemars(range(min = 1))]
     pub(crate) requests: Option<At<i64>>,
+    /// Memory that one worker lends to its exchanges as buffers; a new request above it is answered 503; at least 1MiB.
+    /// Default: 512MiB.
+    pub(crate) worker_memory: Option<At<SizeText>>,
     /// Size of a request head, and of a response head; 1KiB to 64KiB. Default: 32KiB.
     pub(crate) request_head: Option<At<SizeText>>,
     /// Header fields of a request, and of a response. Default: 128.

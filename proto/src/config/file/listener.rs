@@ -45,6 +45,8 @@ pub(crate) struct Socket {
     pub(crate) defer_accept: Option<At<DurationText>>,
     /// Listeners only: length of the accept queue. Default: 4096.
     pub(crate) backlog: Option<At<i64>>,
+    /// Listeners only: other processes may listen at the same address, and get a share of its connections. Default: false.
+    pub(crate) shared: Option<At<bool>>,
 }
 
 /// TCP keepalive probes.
