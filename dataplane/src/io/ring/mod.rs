@@ -17,6 +17,7 @@
 
 mod limit;
 mod provided;
+mod send;
 mod socket;
 mod sockets;
 
@@ -241,48 +242,6 @@ impl Ring {
         }
     }
 
-    fn sent(&mut self, key: u32, result: i32) {
-        let socket = self.sockets.at(key);
-        if result == -libc::EAGAIN
-            && let Sending::Submitted(buf) = &socket.sending
-        {
-            // It was not to wait, for it could not have told of its end: now it waits.
-            let (at, bytes) = (buf.bytes().as_ptr(), buf.len() as u32);
-            let send = opcode::Send::new(self.fd(key), at, bytes);
-            self.submit(key, SEND, send.flags(libc::MSG_NOSIGNAL).build());
-            return;
-        }
-        socket.sent(result);
-    }
-
-    /// Ends the sends that had nothing to tell. Called with everything submitted and all completions at hand: those that
-    /// are not among them have sent all they had.
-    fn end_unhurried(&mut self) {
-        self.is_hurried = false;
-        for (user_data, ..) in &self.completed {
-            let (key, operation) = parts(*user_data);
-            if operation == SEND
-                && let Some(socket) = self.sockets.find(key)
-            {
-                socket.is_unhurried = false;
-            }
-        }
-        for index in 0..self.unhurried.len() {
-            let key = self.unhurried[index];
-            let Some(socket) = self.sockets.find(key) else { continue };
-            if std::mem::take(&mut socket.is_unhurried) {
-                socket.under_way -= 1;
-                let bytes = match &socket.sending {
-                    Sending::Submitted(buf) => buf.len() as i32,
-                    Sending::Off | Sending::Forgotten { .. } | Sending::Done(..) => 0,
-                };
-                socket.sent(bytes);
-                self.remove_if_over(key);
-            }
-        }
-        self.unhurried.clear();
-    }
-
     fn received(&mut self, key: u32, result: i32, flags: u32) {
         let socket = self.sockets.at(key);
         let mut buf =
@@ -423,19 +382,7 @@ impl Driver for Ring {
         }
         socket.writer.wait(context);
         if let Some(buf) = buf.take() {
-            let (at, bytes) = (buf.bytes().as_ptr(), buf.len() as u32);
-            socket.sending = Sending::Submitted(buf);
-            let mut flags = libc::MSG_NOSIGNAL;
-            let mut entry_flags = Flags::empty();
-            if told == Told::WithNext {
-                // All of it or a failure, and nothing in between that would have to be told later.
-                flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
-                entry_flags = Flags::SKIP_SUCCESS;
-                socket.is_unhurried = true;
-                self.unhurried.push(key);
-            }
-            let send = opcode::Send::new(self.fd(key), at, bytes).flags(flags).build();
-            self.submit(key, SEND, send.flags(entry_flags));
+            self.send(key, buf, told);
         }
         Poll::Pending
     }
@@ -555,12 +502,6 @@ impl Driver for Ring {
 }
 
 impl Ring {
-    /// Whether the kernel has taken all that was prepared, and has told all that it had to tell.
-    fn knows_all(&mut self) -> bool {
-        let submissions = self.ring.submission();
-        submissions.is_empty() && !submissions.cq_overflow() && self.unsubmitted.is_empty()
-    }
-
     /// Submits without waiting, and lets the kernel complete what it has put off.
     fn collect(&mut self) -> io::Result<usize> {
         const GETEVENTS: u32 = 1;
