@@ -8,15 +8,16 @@ use std::io;
 pub(crate) struct Memory {
     /// Resident.
     pub(crate) rss: u64,
-    /// Resident, shared pages divided by those who share them.
+    /// Resident and its own: not the pages of program files, which come and go; shared pages divided by those who share
+    /// them.
     pub(crate) pss: u64,
 }
 
 impl Memory {
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        match (kilobytes(&text, "Rss:"), kilobytes(&text, "Pss:")) {
-            (Some(rss), Some(pss)) => Ok(Self { rss, pss }),
+        match ["Rss:", "Pss:", "Pss_File:"].map(|name| kilobytes(&text, name)) {
+            [Some(rss), Some(pss), Some(of_files)] => Ok(Self { rss, pss: pss.saturating_sub(of_files) }),
             _ => Err(io::Error::other(format!("process {pid} has no memory: it is gone"))),
         }
     }

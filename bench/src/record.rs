@@ -266,7 +266,7 @@ pub struct IdleRecord {
     pub hold_s: f64,
     /// The processes under test.
     pub proxies: Vec<IdleProxy>,
-    /// Growth of their PSS per idle connection.
+    /// Growth of their PSS, without program files, per idle connection.
     pub user_bytes_per_idle_connection: f64,
     /// Further growth of their PSS per stream.
     pub user_bytes_per_stream: Option<f64>,

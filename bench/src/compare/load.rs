@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::measure::{Bench, millis, warmup};
-use super::unmeasured;
+use super::measure::{Bench, millis};
+use super::{WARMUP, unmeasured};
 use crate::contest::{Fault, Process};
 use crate::record::{Failure, IdleRecord, LoadRecord};
 
@@ -57,7 +57,12 @@ impl<'a> Job<'a> {
 
     /// An open loop at a rate, or a closed one without it.
     pub(super) fn paced(self, connections: u32, rate: Option<f64>) -> Self {
-        let this = self.flag("--connections", connections).flag("--warmup", warmup());
+        self.paced_after(WARMUP, connections, rate)
+    }
+
+    /// As [`Job::paced`], with a warm-up of its own.
+    pub(super) fn paced_after(self, warmup: Duration, connections: u32, rate: Option<f64>) -> Self {
+        let this = self.flag("--connections", connections).flag("--warmup", millis(warmup));
         match rate {
             Some(rate) => this.flag("--rate", rate.max(1.0)),
             None => this.switch("--closed"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::case::Workload;
 use super::load::Job;
 use super::neighbors::Neighbors;
-use super::{Tool, WARMUP, slow, unmeasured};
+use super::{Tool, slow, unmeasured};
 use crate::contest::{Contestant, Fault, Process, Program, Running};
 use crate::record::{IdleRecord, LoadRecord, Percentiles};
 use crate::report::{Figure, Sample};
@@ -19,6 +19,8 @@ const CONNECTIONS: u32 = 64;
 const OPEN_LOOP_CONNECTIONS: u32 = 256;
 /// Connections that an overload comes on.
 const OVERLOAD_CONNECTIONS: u32 = 2000;
+/// Time for so many connections to be opened at both sides of a proxy that has a quarter of a core.
+const OVERLOAD_WARMUP: Duration = Duration::from_secs(3);
 /// How much more than the knee an overload is.
 const OVERLOAD: f64 = 1.5;
 /// How late the generator may turn to the requests of an overload. Answers come in bursts of hundreds, whenever the proxy
@@ -112,13 +114,16 @@ impl Bench {
             Workload::SlowReaders => Ok(calm(slow::read_slowly(target, process)?)),
             Workload::Overload => {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
-                // On as many connections as the overload has: what many of them cost is not the overload's doing.
-                let knee =
-                    job("get").closed(OVERLOAD_CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));
+                let knee = job("get").closed(CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));
                 let knee = usable(&knee.run()?)?.rate_completed;
-                let job = job("get").paced(OVERLOAD_CONNECTIONS, Some(knee * OVERLOAD));
-                let job = job.switch("--overload").flag("--lag-max", millis(OVERLOAD_LAG_MAX));
-                overload(&job.run()?, knee)
+                let job = |rate| {
+                    let job = job("get").paced_after(OVERLOAD_WARMUP, OVERLOAD_CONNECTIONS, rate);
+                    job.flag("--lag-max", millis(OVERLOAD_LAG_MAX))
+                };
+                // So many connections cost everybody more for each request, at any load: an overload is held against what
+                // is answered on as many of them when nobody asks for more.
+                let saturated = usable(&job(None).run()?)?.rate_completed;
+                overload(&job(Some(knee * OVERLOAD)).switch("--overload").run()?, saturated)
             }
         }
     }
@@ -127,11 +132,6 @@ impl Bench {
 /// How `load` wants a duration.
 pub(super) fn millis(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
-}
-
-/// How `load` wants the time before the measured one.
-pub(super) fn warmup() -> String {
-    millis(WARMUP)
 }
 
 fn calm(sample: Sample) -> Measured {
@@ -198,9 +198,9 @@ fn idle(record: &IdleRecord) -> Result<Measured, Fault> {
     ])))
 }
 
-fn overload(record: &LoadRecord, knee: f64) -> Result<Measured, Fault> {
+fn overload(record: &LoadRecord, saturated: f64) -> Result<Measured, Fault> {
     let mut sample = rates(usable(record)?);
-    sample.insert(Figure::GoodputPercent, record.rate_completed / knee * PERCENT);
+    sample.insert(Figure::GoodputPercent, record.rate_completed / saturated * PERCENT);
     sample.insert(Figure::BareRejections, record.requests.rejected_without_retry_after as f64);
     Ok(calm(sample))
 }
