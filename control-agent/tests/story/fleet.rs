@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::edge::{Edge, config_in, exchange};
 use crate::fleet_master::{FleetMaster, Operator};
 
-/// Each round takes about as long as an agent's first retry. The master's own tests kill it more often, without agents.
-const KILLS: u64 = 6;
+/// Each round takes longer than the one before, since agents wait longer for a master that dies again soon. The master's
+/// own tests kill it more often, without agents.
+const KILLS: u64 = 4;
 /// Of each stream that is under way meanwhile; about as many seconds as a master is away.
 const TOKENS: usize = 30;
 /// From one kill to the next: about what a few publishes take.

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::edge::{LOOK_EVERY, PATIENCE, Process, exchange, program_beside};
 
+/// Agents wait for up to half a minute between two tries once their master has died several times, and a try may fail.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(90);
+
 /// A running master with its first user logged in.
 pub(crate) struct FleetMaster {
     // Ends before its folder does.
@@ -116,7 +119,7 @@ impl Operator {
     #[track_caller]
     pub(crate) fn await_convergence(&self, version: &str, applied: u64, refused: u64) {
         let wanted = json!({ "pending": 0, "applied": applied, "refused": refused });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + CONVERGES_WITHIN;
         loop {
             let now = self.get(&format!("/api/v1/configs/{version}"))["convergence"].clone();
             if now == wanted {
