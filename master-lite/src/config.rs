@@ -48,17 +48,62 @@ pub struct Listen {
     pub tls: Option<Tls>,
 }
 
-/// PEM files.
+/// PEM files, and who is asked for a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "FileTls")]
 pub struct Tls {
     /// The certificate with its chain.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// Clients must show a certificate of this authority.
-    #[serde(default)]
-    pub client_ca: Option<PathBuf>,
+    /// Whose certificates clients show; none: they are not asked. Agents are known by theirs: it names their node.
+    pub clients: Option<Clients>,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// PEM file of the authorities that may sign them.
+    pub ca: PathBuf,
+    /// Whether each client has to show one.
+    pub certificates: ClientCertificates,
+}
+
+/// As it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTls {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    client_certificates: Option<ClientCertificates>,
+}
+
+impl TryFrom<FileTls> for Tls {
+    type Error = &'static str;
+
+    fn try_from(file: FileTls) -> Result<Self, Self::Error> {
+        let FileTls { cert, key, client_ca, client_certificates } = file;
+        if client_ca.is_none() && client_certificates.is_some() {
+            return Err(
+                "`client_certificates` needs a `client_ca`: without one nobody is asked for a certificate",
+            );
+        }
+        let certificates = client_certificates.unwrap_or_default();
+        let clients = client_ca.map(|ca| Clients { ca, certificates });
+        Ok(Self { cert, key, clients })
+    }
+}
+
+/// Whether clients have to show a certificate. One that is shown has to be good in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They have to.
+    #[default]
+    Required,
+    /// They may: who has none logs in, or enrols, as without TLS.
+    Optional,
 }
 
 /// `[agents]`
@@ -222,6 +267,12 @@ mod tests {
         assert!(error.starts_with("2:10: "), "{error}");
         let error = Config::parse("data_dri = \"x\"").unwrap_err();
         assert!(error.starts_with("1:1: ") && error.contains("data_dir"), "{error}");
+        let error = Config::parse("[grpc.tls]\ncert = \"a\"\nkey = \"b\"\nclient_certificates = \"some\"")
+            .unwrap_err();
+        assert!(error.contains("optional"), "{error}");
+        let alone = "[grpc.tls]\ncert = \"a\"\nkey = \"b\"\nclient_certificates = \"required\"";
+        let error = Config::parse(alone).unwrap_err();
+        assert!(error.contains("needs a `client_ca`"), "{error}");
         let error = Config::parse("[agents]\nheartbeat = \"1ms\"").unwrap_err();
         assert!(error.contains("between"), "{error}");
     }

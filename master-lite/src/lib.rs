@@ -4,8 +4,10 @@
 //! request's path: edges serve on from their last config when it is gone.
 
 mod api;
+mod certificate;
 pub mod config;
 mod keys;
 pub mod server;
 mod service;
 mod store;
+mod tls;

@@ -29,6 +29,13 @@ enum Command {
         #[command(flatten)]
         source: Source,
     },
+    /// Give a user a new password, of a master that does not run: the way back in when nobody can log in any more.
+    ResetPassword {
+        /// Whose; the only admin's unless given.
+        user: Option<String>,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Put a backup in the place of the store of a master that does not run.
     Restore {
         /// What `backup` or /api/v1/backup gave.
@@ -55,6 +62,9 @@ fn main() -> ExitCode {
         Command::Backup { file, source } => {
             read(&source).and_then(|config| server::back_up(&config, &file)).map(|()| say("written"))
         }
+        Command::ResetPassword { user, source } => read(&source)
+            .and_then(|config| server::reset_password(&config, user.as_deref()))
+            .map(|told| say(&told)),
         Command::Restore { file, source } => {
             read(&source).and_then(|config| server::restore(&config, &file)).map(|kept| say(&kept))
         }

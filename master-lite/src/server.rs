@@ -15,11 +15,12 @@ use tokio::task::JoinHandle;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::{grpc, rest};
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::keys;
 use crate::service::Services;
-use crate::service::call::now_ms;
+use crate::service::call::{Call, now_ms};
 use crate::store;
+use crate::tls::{Judged, Terms};
 
 /// Why the program ends with another exit code than 0.
 #[derive(Debug)]
@@ -58,10 +59,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// The master runs, there is no store, or the file cannot be written.
 pub fn back_up(config: &Config, to: &Path) -> Result<(), Failure> {
-    if !config.data_dir.join(store::FILE_NAME).is_file() {
-        let message = format!("there is no store in {}: give --data-dir", config.data_dir.display());
-        return Err(Failure::Unusable(message));
-    }
+    has_store(config)?;
     let running = "while the master runs, take GET /api/v1/backup instead";
     let services = Services::open(config).map_err(|error| Failure::Failed(format!("{error} ({running})")))?;
     services.back_up(to).map_err(failed)
@@ -79,25 +77,53 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Failure> {
     })
 }
 
+/// Gives a user a new random password in the store of a master that does not run; gives what to tell the caller.
+///
+/// # Errors
+/// The master runs, there is no store, or no such user.
+pub fn reset_password(config: &Config, user: Option<&str>) -> Result<String, Failure> {
+    start_log(&config.log_level);
+    has_store(config)?;
+    let call = Call::host(rustix::process::getuid().as_raw(), now_ms());
+    let (user, password) =
+        Services::reset_password(&config.data_dir, &call, user).map_err(Failure::Failed)?;
+    Ok(format!("The password of `{user}` is now {password} (it is not shown again)."))
+}
+
+fn has_store(config: &Config) -> Result<(), Failure> {
+    if config.data_dir.join(store::FILE_NAME).is_file() {
+        return Ok(());
+    }
+    let message = format!("there is no store in {}: give --data-dir", config.data_dir.display());
+    Err(Failure::Unusable(message))
+}
+
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let services = Arc::new(Services::open(config)?);
+    let tls =
+        |tls: Option<&Tls>, alpn: &[u8], judged| tls.map(|tls| Terms::read(tls, alpn, judged)).transpose();
+    let rest_tls = tls(config.rest.tls.as_ref(), b"http/1.1", Judged::AtOnce)
+        .context("TLS of the REST API (rest.tls)")?;
+    let grpc_tls =
+        tls(config.grpc.tls.as_ref(), b"h2", Judged::Later).context("TLS of the agents' API (grpc.tls)")?;
+    let own = [("rest", &rest_tls), ("grpc", &grpc_tls)];
+    let own = own.map(|(listener, terms)| Some((listener, terms.as_ref()?.own.not_after_ms)));
+    let services = Arc::new(Services::open(config)?.with_certificates(own.into_iter().flatten().collect()));
     prepare(&services)?;
     let listener = serve::bind(config.rest_address()).context("the REST API (rest.listen)")?;
     let rest_address = listener.local_addr()?;
-    let tls = serve::acceptor(config.rest.tls.as_ref()).context("TLS of the REST API (rest.tls)")?;
     let agents = serve::bind(config.grpc_address()).context("the agents' API (grpc.listen)")?;
     let grpc_address = agents.local_addr()?;
     let (end, ended) = watch::channel(false);
     let rest = serve::Serving {
         listener,
-        tls,
+        tls: rest_tls.map(|terms| terms.config.into()),
         router: rest::router(Arc::clone(&services)),
         connections_max: config.limits.connections,
         ended: ended.clone(),
     };
     let rest = tokio::spawn(rest.run());
-    let mut agents = spawn_grpc(config, &services, agents, ended.clone());
+    let mut agents = spawn_grpc(&services, agents, grpc_tls, ended.clone());
     let judge_every = config.alerts.judge_every;
     let operations = tokio::spawn(operations::run(Arc::clone(&services), judge_every, ended.clone()));
     let flushing = tokio::spawn(flush(Arc::clone(&services), ended));
@@ -119,18 +145,18 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 fn spawn_grpc(
-    config: &Config,
     services: &Arc<Services>,
     listener: TcpListener,
+    tls: Option<Terms>,
     mut ended: watch::Receiver<bool>,
 ) -> JoinHandle<anyhow::Result<()>> {
-    let (services, tls) = (Arc::clone(services), config.grpc.tls.clone());
+    let services = Arc::clone(services);
     tokio::spawn(async move {
         let ended = async move {
             // An error means that the sender is gone, which is an end, too.
             let _ = ended.wait_for(|is_ended| *is_ended).await;
         };
-        grpc::serve(services, listener, tls.as_ref(), ended).await
+        grpc::serve(services, listener, tls, ended).await
     })
 }
 

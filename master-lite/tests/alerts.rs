@@ -3,14 +3,19 @@
 
 mod story;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use proto::v1::agent_message::Kind as Said;
-use proto::v1::{Heartbeat, HostMetrics, Leaving};
+use proto::v1::series::Value as Measured;
+use proto::v1::{Heartbeat, Histogram, HostMetrics, Leaving, MetricFamily, MetricKind, Metrics, Series};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use story::agent::{Agent, Answer, Session, runtime};
+use story::authority::Authority;
 use story::client::Client;
 use story::receiver::{Message, Receiver};
 use story::{Master, eventually};
@@ -232,6 +237,130 @@ fn change_a_built_in_rule(admin: &Client) {
     );
     assert_eq!(admin.delete(&path).status, 200);
     assert_eq!(admin.get(&path).data()["rule"]["threshold"], 80.0);
+}
+
+#[test]
+fn a_rule_without_data_is_not_shown_as_well() {
+    let master = Master::start_with(QUICK);
+    let admin = master.admin();
+    let states = || -> BTreeMap<String, String> {
+        let rules = admin.get(RULES);
+        let text = |rule: &Value, name: &str| rule[name].as_str().unwrap().to_owned();
+        rules.data().as_array().unwrap().iter().map(|rule| (text(rule, "id"), text(rule, "state"))).collect()
+    };
+    assert!(states().values().all(|state| state == "no_data"), "there is no node: {:?}", states());
+    let agent = agent(&master, "a");
+    let session = agent.connect(master.grpc(), Answer::Apply).unwrap();
+    let host = HostMetrics { cpu_busy_ratio: 0.1, memory_bytes: 1, ..HostMetrics::default() };
+    session.say(Said::Heartbeat(Heartbeat { sequence: 1, host: Some(host), ..Heartbeat::default() }));
+    eventually("what is reported is judged", || (states()["node-cpu-high"] == "ok").then_some(()));
+    assert_eq!((&*states()["node-offline"], &*states()["config-refused"]), ("ok", "ok"));
+    // Nobody has WebSocket, BGP, certificates, or a tag for nodes behind a border.
+    for rule in ["websocket-reconnects", "bgp-flapping", "certificate-expiring", "cross-border-slow"] {
+        assert_eq!(states()[rule], "no_data", "{rule}");
+        let shown = admin.get(&format!("{RULES}/{rule}"));
+        assert_eq!(shown.data()["nodes_reporting"], 0, "{rule}");
+        assert!(!shown.data()["source"].as_str().unwrap().is_empty(), "{rule}");
+    }
+    let mut off = admin.get(&format!("{RULES}/node-cpu-high")).data()["rule"].clone();
+    off["enabled"] = json!(false);
+    assert_eq!(admin.put(&format!("{RULES}/node-cpu-high"), &off).data()["state"], "disabled");
+    leave(&session);
+    eventually("who has left is judged", || (states()["node-offline"] == "firing").then_some(()));
+
+    // A node that has such a figure is judged by it.
+    let session = agent.connect(master.grpc(), Answer::Apply).unwrap();
+    let route = |name: &str, count| family(name, MetricKind::Counter, Measured::Number(count));
+    for (opened, came_back) in [(0.0, 0.0), (100.0, 6.0)] {
+        session.say(Said::Metrics(Metrics {
+            dataplane_started_at_unix_ms: 1,
+            families: vec![
+                route("millrace_websocket_connections_total", opened),
+                route("millrace_websocket_reconnects_total", came_back),
+            ],
+            ..Metrics::default()
+        }));
+    }
+    let pending = alert(&admin, "websocket-reconnects", "it is broken", |alert| alert["state"] == "pending");
+    assert_eq!((&pending["value"], &*states()["websocket-reconnects"]), (&json!(6.0), "pending"));
+}
+
+#[test]
+fn a_border_that_is_slow_to_cross_is_an_alert_on_the_nodes_that_cross_it() {
+    let master = Master::start_with(QUICK);
+    let admin = master.admin();
+    let mut sessions = Vec::new();
+    for (node, is_across) in [("far", true), ("near", false)] {
+        let agent = agent(&master, node);
+        if is_across {
+            admin.send("PUT", &format!("/api/v1/nodes/{node}/tags/cross-border"), None).data();
+        }
+        let session = agent.connect(master.grpc(), Answer::Apply).unwrap();
+        for slow in [0, 100] {
+            let counts = vec![0, slow, 0];
+            let upstream = Measured::Histogram(Histogram { bounds: vec![0.5, 1.0], counts, sum: 1.0 });
+            session.say(Said::Metrics(Metrics {
+                dataplane_started_at_unix_ms: 1,
+                families: vec![family("millrace_upstream_seconds", MetricKind::Histogram, upstream)],
+                ..Metrics::default()
+            }));
+        }
+        sessions.push((agent, session));
+    }
+    let pending = alert(&admin, "cross-border-slow", "it is broken", |alert| alert["state"] == "pending");
+    assert_eq!((&pending["node"], &pending["value"]), (&json!("far"), &json!(975.0)));
+    let all = admin.get(&format!("{ALERTS}?rule=cross-border-slow"));
+    assert_eq!(all.json["meta"]["total"], 1, "a node without the tag is judged: {}", all.json);
+}
+
+fn family(name: &str, kind: MetricKind, value: Measured) -> MetricFamily {
+    let series = vec![Series { labels: Vec::new(), value: Some(value) }];
+    MetricFamily { name: name.to_owned(), kind: kind.into(), series, ..MetricFamily::default() }
+}
+
+#[test]
+fn certificates_that_end_soon_are_alerts() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let (authority, files) = (Authority::new(), tempfile::tempdir().unwrap());
+    let own = authority.issue_for_only("127.0.0.1", 10 * DAY);
+    let master = Master::start_over("", &authority.listener_as(files.path(), &own, ""), QUICK);
+    let admin = master.admin();
+    for (node, days) in [("soon", 5), ("later", 20), ("gone-by-then", 1)] {
+        let certificate = authority.issue_for_only(node, days * DAY);
+        let agent = Agent::new(&runtime(), node).over_tls(&authority.pem, Some(&certificate));
+        agent.enrol(master.grpc(), "").unwrap();
+        agent.connect(master.grpc(), Answer::Apply).unwrap();
+    }
+    let firing = |node: &str| {
+        alert(&admin, "certificate-expiring", node, |alert| {
+            alert["node"] == node && alert["state"] == "firing"
+        })
+    };
+    for (node, days, role) in
+        [("soon", 5.0, "edge"), ("gone-by-then", 1.0, "edge"), ("master:grpc", 10.0, "master")]
+    {
+        let alert = firing(node);
+        let left = alert["value"].as_f64().unwrap();
+        assert!((days - 0.1..=days).contains(&left) && alert["role"] == role, "{alert}");
+    }
+    let all = admin.get(&format!("{ALERTS}?rule=certificate-expiring"));
+    assert_eq!(all.json["meta"]["total"], 3, "{}", all.json);
+    let rule = admin.get(&format!("{RULES}/certificate-expiring"));
+    assert_eq!(
+        (&rule.data()["nodes"], &rule.data()["nodes_reporting"]),
+        (&json!(4), &json!(4)),
+        "{}",
+        rule.json
+    );
+    let cpu = admin.get(&format!("{RULES}/node-cpu-high"));
+    assert_eq!(cpu.data()["nodes"], 3, "the master is no node: {}", cpu.json);
+    let scrape = String::from_utf8(admin.get("/metrics").bytes).unwrap();
+    for name in [
+        "millrace_master_certificate_not_after_seconds{listener=\"grpc\"}",
+        "millrace_node_certificate_not_after_seconds{node=\"later\"",
+    ] {
+        assert!(scrape.contains(name), "{name}: {scrape}");
+    }
 }
 
 #[test]

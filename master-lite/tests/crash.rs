@@ -1,4 +1,5 @@
-//! The power goes while the master publishes: what it has acknowledged is there afterwards, and revisions only grow.
+//! The power goes while the master publishes: what it has acknowledged is there afterwards, revisions only grow, and the
+//! nodes come to serve what was published last.
 //!
 //! `MILLRACE_KILLS` says how often (a few dozen unless given), `MILLRACE_SEED` replays the moments of a failure.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
@@ -9,13 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use story::Master;
+use story::agent::{Agent, Answer, runtime};
 use story::client::Client;
+use story::{Master, eventually};
 
 const CONFIG: &str = include_str!("../../proto/tests/config/accepted/minimal.toml");
 
 /// Enough that every stage of a write is met, few enough for every run of the tests.
 const KILLS: u64 = 30;
+/// Nodes that come back after each kill.
+const NODES: u32 = 3;
 /// The longest time from one kill to the next; about what five publishes take.
 const ALIVE_MAX_US: u64 = 60_000;
 
@@ -87,6 +91,11 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     // The key that signs tokens is on the disk, too: one login lasts over all restarts.
     let mut client = master.admin();
     let mut known = Acknowledged::default();
+    let (runtime, token) = (runtime(), master.join_token(NODES));
+    let agents: Vec<Agent> = (0..NODES).map(|node| Agent::new(&runtime, &format!("node-{node}"))).collect();
+    agents.iter().for_each(|agent| agent.enrol(master.grpc(), &token).unwrap());
+    let connect = |agent: &Agent, master: &Master| agent.connect(master.grpc(), Answer::Apply).unwrap();
+    let mut sessions: Vec<_> = agents.iter().map(|agent| connect(agent, &master)).collect();
     for round in 0..kills {
         let wait = Duration::from_micros(random.below(ALIVE_MAX_US));
         let is_killed = AtomicBool::new(false);
@@ -106,6 +115,14 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         for publish in &known.revisions {
             assert!(history.contains(publish), "seed {seed}, round {round}: {publish:?} is lost");
         }
+        // What was published last is what all come to serve, also if nobody was told that it is.
+        sessions = agents.iter().map(|agent| connect(agent, &master)).collect();
+        let wanted = history.last().map_or(0, |publish| publish.0);
+        for agent in &agents {
+            eventually(&format!("seed {seed}, round {round}: {} serves {wanted}", agent.node), || {
+                (agent.applied() == wanted).then_some(())
+            });
+        }
         let last = known.versions.last();
         let is_there =
             last.is_none_or(|version| client.get(&format!("/api/v1/configs/{version}")).status == 200);
@@ -124,4 +141,5 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         "the audit log has gaps"
     );
     assert!(!known.revisions.is_empty(), "nothing was ever acknowledged");
+    drop(sessions);
 }

@@ -3,10 +3,11 @@
 
 mod story;
 
+use proto::fleet::limits::MESSAGE_BYTES_MAX;
 use proto::fleet::{NodeCredential, SECRET_BYTES};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::{GoodbyeReason, Heartbeat, Leaving};
+use proto::v1::{EnrollRequest, GoodbyeReason, Heartbeat, Leaving, MetricFamily, Metrics, Register};
 use serde_json::json;
 use story::agent::{Agent, Answer, runtime};
 use story::client::Client;
@@ -165,6 +166,56 @@ fn a_session_without_its_own_credential_is_refused() {
     let credential = NodeCredential::new("a".parse().unwrap(), [b'a'; SECRET_BYTES]);
     let other = a.connect_as(master.grpc(), Answer::Keep, &credential.reveal(), "b").err().unwrap();
     assert_eq!(other.code(), Code::PermissionDenied);
+}
+
+#[test]
+fn what_is_no_wish_to_enrol_is_refused_with_the_field_and_noted() {
+    let master = Master::start();
+    let (admin, agent, token) = (master.admin(), Agent::new(&runtime(), "a"), master.join_token(1));
+    let refused = |change: fn(&mut EnrollRequest), field: &str| {
+        let status = agent.enrol_as(master.grpc(), &token, change).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().starts_with(&format!("{field}: ")), "{status}");
+    };
+    refused(|request| request.node_id = "../../etc".to_owned(), "node_id");
+    refused(|request| request.node_id = String::new(), "node_id");
+    refused(|request| request.node_id = "a".repeat(129), "node_id");
+    refused(|request| request.credential_sha256 = vec![1; 31].into(), "credential_sha256");
+    refused(|request| request.region = "hk\nsg".to_owned(), "region");
+    refused(|request| request.region = "x".repeat(129), "region");
+    let noted = admin.get("/api/v1/audit?action=nodes.enrol&outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 6, "{}", noted.json);
+    assert_eq!(admin.get("/api/v1/join-tokens").data()[0]["uses"], 0, "a refused wish used the token");
+    agent.enrol(master.grpc(), &token).expect("and the token is still good");
+}
+
+#[test]
+fn an_agent_that_says_nonsense_ends_its_own_session_only() {
+    let master = Master::start();
+    let (admin, runtime) = (master.admin(), runtime());
+    let token = master.join_token(2);
+    let agents = ["good", "bad"].map(|node| Agent::new(&runtime, node));
+    agents.iter().for_each(|agent| agent.enrol(master.grpc(), &token).unwrap());
+    let [good, bad] = agents.each_ref().map(|agent| agent.connect(master.grpc(), Answer::Apply).unwrap());
+    let endless = MetricFamily { help: "x".repeat(MESSAGE_BYTES_MAX), ..MetricFamily::default() };
+    bad.say(Said::Metrics(Metrics { families: vec![endless], ..Metrics::default() }));
+    eventually("its session ends", || bad.ended());
+    let again = agents[1].connect(master.grpc(), Answer::Apply).unwrap();
+    again.say(Said::Register(Register { node_id: "good".to_owned(), ..Register::default() }));
+    let status = eventually("its session ends", || again.ended());
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    good.beat(1);
+    eventually("the other one is heard", || {
+        good.told()
+            .iter()
+            .any(|told| matches!(told, Told::HeartbeatAck(ack) if ack.sequence == 1))
+            .then_some(())
+    });
+    assert!(good.ended().is_none());
+    let refused = agents[1].connect_as(master.grpc(), Answer::Keep, "mrc1.bad.secret", "bad").err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let noted = admin.get("/api/v1/audit?action=nodes.connect&outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 1, "{}", noted.json);
 }
 
 #[test]

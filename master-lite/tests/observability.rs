@@ -14,6 +14,7 @@ use proto::v1::agent_message::Kind as Said;
 use proto::v1::{Heartbeat, HostMetrics};
 use serde_json::Value;
 use story::agent::{Agent, Answer, runtime};
+use story::authority::Authority;
 use story::{Master, PATIENCE, eventually};
 use tempfile::TempDir;
 
@@ -73,8 +74,11 @@ impl Drop for DataPlane {
 
 /// What a master with one node shows, the data plane's own metrics among it.
 fn shown() -> Shown {
-    let master = Master::start_with("[alerts]\njudge_every = \"100ms\"\n");
-    let agent = Agent::new(&runtime(), "a");
+    let (authority, files) = (Authority::new(), tempfile::tempdir().unwrap());
+    let master =
+        Master::start_over("", &authority.listener(files.path(), ""), "[alerts]\njudge_every = \"100ms\"\n");
+    // Over TLS: certificates have an end, which is shown.
+    let agent = Agent::new(&runtime(), "a").over_tls(&authority.pem, Some(&authority.issue("a")));
     agent.enrol(master.grpc(), &master.join_token(1)).unwrap();
     let session = agent.connect(master.grpc(), Answer::Apply).unwrap();
     let admin = master.admin();
@@ -118,7 +122,7 @@ fn metrics_of(text: &str) -> Shown {
 }
 
 /// Words of PromQL that are no metrics and no labels.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 22] = [
     "absent",
     "and",
     "bool",
@@ -140,6 +144,7 @@ const WORDS: [&str; 21] = [
     "avg",
     "topk",
     "le",
+    "time",
 ];
 
 /// Holds that an expression has balanced brackets and names only what is shown.

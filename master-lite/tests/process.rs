@@ -111,6 +111,47 @@ fn a_copy_of_a_running_master_is_whole_and_can_be_put_back() {
 }
 
 #[test]
+fn who_has_lost_the_only_admins_password_gets_a_new_one_on_the_host() {
+    let mut master = Master::start();
+    let data = master.data_dir();
+    let data = data.to_str().unwrap();
+    let reset = |user: &[&str]| run(&[&["reset-password", "--data-dir", data], user].concat());
+    let logged_in = master.admin();
+    let (code, said) = reset(&[]);
+    assert!(code == Some(1) && said.contains("a master runs on this data folder: stop it first"), "{said}");
+    master.user("ada", "viewer");
+    assert!(master.stop(Signal::TERM).success());
+
+    assert_eq!(run(&["reset-password", "--data-dir", "/nowhere"]).0, Some(2));
+    let (code, said) = reset(&["bob"]);
+    assert!(code == Some(1) && said.contains("there is no user `bob`"), "{said}");
+    assert_eq!(reset(&["../x"]).0, Some(1));
+    let (code, said) = reset(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let password = said.strip_prefix("The password of `admin` is now ").unwrap().split(' ').next().unwrap();
+    assert_eq!(reset(&["ada"]).0, Some(0), "somebody who is no admin can be helped, too");
+
+    master.start_again();
+    let old = json!({ "username": "admin", "password": master.password() });
+    assert_eq!(master.anonymous().post("/api/v1/auth/login", &old).status, 401);
+    assert_eq!(logged_in.at(master.rest()).get("/api/v1/users").status, 401, "old logins are still good");
+    let admin = master.log_in("admin", password);
+    let noted = admin.get("/api/v1/audit?action=users.reset_password");
+    let of_admin = &noted.data()[1];
+    assert_eq!(
+        (&of_admin["target"], &of_admin["actor_kind"], &of_admin["outcome"]),
+        (&json!("admin"), &json!("host"), &json!("done")),
+    );
+    assert!(!noted.json.to_string().contains(password), "the password is in the audit log");
+
+    let second = json!({ "username": "eve", "role": "admin", "password": "correct horse battery" });
+    assert_eq!(admin.post("/api/v1/users", &second).status, 201);
+    assert!(master.stop(Signal::TERM).success());
+    let (code, said) = reset(&[]);
+    assert!(code == Some(1) && said.contains("say which: admin, eve"), "{said}");
+}
+
+#[test]
 fn a_client_that_says_nothing_gives_its_place_up() {
     let master = Master::start_with("[limits]\nconnections = 1\n");
     let mut idle = TcpStream::connect(master.rest()).unwrap();

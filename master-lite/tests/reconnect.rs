@@ -4,17 +4,13 @@
 
 mod story;
 
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use proto::v1::master_message::Kind as Told;
-use serde_json::json;
-use story::agent::{Agent, Answer, Session, runtime};
+use story::agent::Session;
 use story::client::Client;
+use story::fleet::{assert_applied_by_all, connect_at_once, cpu_time, enrolled, memory_kib, publish};
 use story::{Master, eventually};
-use tokio::runtime::Runtime;
-
-const CONFIG: &str = include_str!("../../proto/tests/config/accepted/minimal.toml");
 
 /// Agents of the story.
 const AGENTS: usize = 500;
@@ -31,9 +27,9 @@ const RESIDENT_MAX_KIB: u64 = 150 * 1024;
 fn five_hundred_agents_come_back_at_once_after_a_kill_and_nothing_is_lost() {
     let mut master = Master::start_with(&format!("[agents]\nheartbeat = \"{}s\"", HEARTBEAT.as_secs()));
     let mut admin = master.admin();
-    let agents = enrolled(&runtime(), &master);
+    let agents = enrolled(&master, AGENTS, |agent| agent);
     let sessions = connect_at_once(&agents, &master);
-    publish(&admin, "before");
+    publish(&admin, "before", AGENTS);
 
     master.kill();
     for session in &sessions {
@@ -53,8 +49,8 @@ fn five_hundred_agents_come_back_at_once_after_a_kill_and_nothing_is_lost() {
     assert!(sessions.iter().all(|session| session.ended().is_none()), "a session was lost");
     let offers: usize = sessions.iter().map(|session| session.offered().len()).sum();
     assert_eq!(offers, 0, "who serves the published config is offered it again");
-    assert_applied_by_all(&admin, "before");
-    publish(&admin, "after");
+    assert_applied_by_all(&admin, "before", AGENTS);
+    publish(&admin, "after", AGENTS);
 
     let (resident, peak) = (memory_kib(&master, "VmRSS:"), memory_kib(&master, "VmHWM:"));
     let share = beating_cpu.as_secs_f64() / (HEARTBEAT.as_secs_f64() * ROUNDS as f64);
@@ -67,48 +63,6 @@ fn five_hundred_agents_come_back_at_once_after_a_kill_and_nothing_is_lost() {
         peak / 1024,
     );
     assert!(resident <= RESIDENT_MAX_KIB, "{resident} KiB are resident");
-}
-
-fn enrolled(runtime: &Arc<Runtime>, master: &Master) -> Vec<Agent> {
-    let token = master.join_token(u32::try_from(AGENTS).unwrap());
-    let agents: Vec<Agent> =
-        (0..AGENTS).map(|number| Agent::new(runtime, &format!("node-{number}"))).collect();
-    for agent in &agents {
-        agent.enrol(master.grpc(), &token).unwrap();
-    }
-    agents
-}
-
-/// All dial in the same moment, each on a thread of its own.
-fn connect_at_once(agents: &[Agent], master: &Master) -> Vec<Session> {
-    let (start, grpc) = (Barrier::new(agents.len()), master.grpc());
-    std::thread::scope(|scope| {
-        let connect = |agent| {
-            let start = &start;
-            scope.spawn(move || {
-                start.wait();
-                Agent::connect(agent, grpc, Answer::Apply).unwrap()
-            })
-        };
-        let connecting: Vec<_> = agents.iter().map(connect).collect();
-        connecting.into_iter().map(|session| session.join().unwrap()).collect()
-    })
-}
-
-/// Makes a version and waits until all nodes serve it.
-fn publish(admin: &Client, version: &str) {
-    let body = json!({ "version": version, "config_data": format!("{CONFIG}# {version}\n") });
-    assert_eq!(admin.post("/api/v1/configs", &body).status, 201);
-    admin.post(&format!("/api/v1/configs/{version}/publish"), &json!({})).data();
-    assert_applied_by_all(admin, version);
-}
-
-fn assert_applied_by_all(admin: &Client, version: &str) {
-    let expected = json!({ "pending": 0, "applied": AGENTS, "refused": 0 });
-    eventually("all serve it", || {
-        let answer = admin.get(&format!("/api/v1/configs/{version}"));
-        (answer.data()["convergence"] == expected).then_some(())
-    });
 }
 
 /// All agents report in bursts, one each interval. Each heartbeat is acknowledged before the next is due, and no node is
@@ -137,20 +91,4 @@ fn beat_on_time(sessions: &[Session], admin: &Client) -> Duration {
 
 fn is_acknowledged(session: &Session, sequence: u64) -> bool {
     session.told().iter().any(|told| matches!(told, Told::HeartbeatAck(ack) if ack.sequence == sequence))
-}
-
-/// What the process has used of its processors since it started.
-fn cpu_time(master: &Master) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", master.pid())).unwrap();
-    // The name in parentheses may have spaces; the 12th and 13th fields behind it are clock ticks, a hundred a second.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
-/// A line of the process's status.
-fn memory_kib(master: &Master, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", master.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -7,8 +7,8 @@ mod story;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use story::Master;
 use story::client::Client;
+use story::{Master, documented};
 
 /// The least role of each route, `open` for those that need no login.
 const ROUTES: &[(&str, &str)] = &[
@@ -82,19 +82,6 @@ const ROLES: [&str; 4] = ["open", "viewer", "operator", "admin"];
 
 fn rank(role: &str) -> usize {
     ROLES.iter().position(|other| *other == role).unwrap_or_else(|| panic!("{role} is no role"))
-}
-
-/// The routes in the document, with what it says of their role.
-fn documented(master: &Master) -> BTreeMap<String, String> {
-    let document = master.anonymous().get("/api/v1/openapi.json").json;
-    let mut routes = BTreeMap::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        for (method, operation) in item.as_object().unwrap() {
-            let role = operation["security"][0]["token"][0].as_str().unwrap_or("open");
-            routes.insert(format!("{} {path}", method.to_uppercase()), role.to_owned());
-        }
-    }
-    routes
 }
 
 /// Asks a route, with names that nothing has and a body that nothing takes: who may come in is told that, who may not is
@@ -210,6 +197,33 @@ fn the_audit_log_tells_what_was_done_and_what_was_refused() {
     assert_eq!(denied.data()[0]["address"], "127.0.0.1");
     assert!(!log.json.to_string().contains(master.password()));
     assert_eq!(admin.get("/api/v1/users").json["meta"]["total"], 2, "what was refused was done");
+}
+
+#[test]
+fn who_looks_where_they_may_not_is_noted_too_but_not_without_end() {
+    let master = Master::start();
+    let (admin, viewer) = (master.admin(), master.user("ada", "viewer"));
+    viewer.get("/api/v1/backup").assert_refused(403, "authorization");
+    master
+        .anonymous()
+        .with_token("stolen.from.somebody")
+        .get("/api/v1/users")
+        .assert_refused(401, "authorization");
+    master.anonymous().get("/api/v1/users").assert_refused(401, "authorization");
+    let noted = admin.get("/api/v1/audit?outcome=refused");
+    let entries: Vec<[&str; 2]> = noted
+        .data()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| ["actor", "action"].map(|field| entry[field].as_str().unwrap()))
+        .collect();
+    assert_eq!(entries, [["", "users.list"], ["ada", "backup.read"]], "{}", noted.json);
+    for _ in 0..40 {
+        assert_eq!(viewer.get("/api/v1/audit").status, 403);
+    }
+    let noted = admin.get("/api/v1/audit?actor=ada&outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 20, "the limit for looks");
 }
 
 #[test]

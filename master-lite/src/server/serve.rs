@@ -1,9 +1,7 @@
 //! One listening socket and its connections: HTTP/1.1, with TLS if wanted, so many at once, none that takes forever to
 //! say what it wants. No HTTP/2: operators and scrapers ask seldom.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +12,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -25,7 +19,6 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::api::rest::ClientAddress;
-use crate::config::Tls;
 
 /// A head comes within that, or the connection is closed, also the next one of a connection that is kept: a browser needs
 /// milliseconds, and opens another one later.
@@ -60,46 +53,6 @@ pub(super) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         socket.listen(BACKLOG)
     };
     listen().with_context(|| format!("cannot listen on {address}"))
-}
-
-/// What does the TLS handshakes, if any are wanted.
-///
-/// # Errors
-/// A file cannot be read or is not what it should be.
-pub(super) fn acceptor(tls: Option<&Tls>) -> anyhow::Result<Option<TlsAcceptor>> {
-    let Some(tls) = tls else { return Ok(None) };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).with_context(|| format!("{} is no authority", path.display()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let shown = tls.key.display();
-    let key = fs::read(&tls.key).with_context(|| format!("cannot read {shown}"))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&key).with_context(|| format!("there is no private key in {shown}"))?;
-    let mut config = builder
-        .with_single_cert(certificates(&tls.cert)?, key)
-        .with_context(|| format!("{} and {shown} do not belong together", tls.cert.display()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config).into()))
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let shown = path.display();
-    let pem = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.with_context(|| format!("{shown} is no PEM"))?;
-    anyhow::ensure!(!found.is_empty(), "there is no certificate in {shown}");
-    Ok(found)
 }
 
 impl Serving {

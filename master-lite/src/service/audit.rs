@@ -13,10 +13,14 @@ use crate::store::{AUDIT, AuditRecord, Order, Source, Store};
 /// wash the log away with one. The rest is only in the process's log.
 pub(crate) const ANONYMOUS_PER_MINUTE: u32 = 60;
 
+/// The same for those who have, and may not look at something: a program may ask again every second.
+pub(crate) const READS_PER_MINUTE: u32 = 20;
+
 /// The audit log.
 pub(crate) struct Audit {
     store: Store,
     anonymous: Mutex<Throttle<()>>,
+    reads: Mutex<Throttle<()>>,
 }
 
 /// Which entries are wanted; an empty filter wants all.
@@ -35,7 +39,8 @@ pub(crate) struct AuditFilter {
 impl Audit {
     /// Over a store.
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, anonymous: Mutex::new(Throttle::new(ANONYMOUS_PER_MINUTE, 60_000)) }
+        let throttle = |per_minute| Mutex::new(Throttle::new(per_minute, 60_000));
+        Self { store, anonymous: throttle(ANONYMOUS_PER_MINUTE), reads: throttle(READS_PER_MINUTE) }
     }
 
     /// The entries with their numbers, the newest first.
@@ -63,7 +68,18 @@ impl Audit {
 
     /// Notes that a change was refused.
     pub(crate) fn note_refused(&self, call: &Call, action: &str, target: &str, why: &str) {
-        if call.actor == Actor::Anonymous && !self.may_note_anonymous(call.at_ms) {
+        let is_noted = call.actor != Actor::Anonymous || has_room(&self.anonymous, call.at_ms);
+        self.note(call, action, target, why, is_noted);
+    }
+
+    /// Notes that a look at something was refused.
+    pub(crate) fn note_refused_read(&self, call: &Call, action: &str, target: &str, why: &str) {
+        let throttle = if call.actor == Actor::Anonymous { &self.anonymous } else { &self.reads };
+        self.note(call, action, target, why, has_room(throttle, call.at_ms));
+    }
+
+    fn note(&self, call: &Call, action: &str, target: &str, why: &str, is_noted: bool) {
+        if !is_noted {
             tracing::warn!(action, target, why, address = ?call.address, "refused, and not noted: too many");
             return;
         }
@@ -71,15 +87,16 @@ impl Audit {
             tracing::error!(%error, action, target, why, "a refusal could not be noted");
         }
     }
+}
 
-    fn may_note_anonymous(&self, at_ms: u64) -> bool {
-        let mut counts = self.anonymous.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let may = counts.check(&(), at_ms).is_ok();
-        if may {
-            counts.count(&(), at_ms);
-        }
-        may
+/// Whether one more may be noted in this minute; it counts from now on.
+fn has_room(throttle: &Mutex<Throttle<()>>, at_ms: u64) -> bool {
+    let mut counts = throttle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let has_room = counts.check(&(), at_ms).is_ok();
+    if has_room {
+        counts.count(&(), at_ms);
     }
+    has_room
 }
 
 impl AuditFilter {

@@ -47,6 +47,8 @@ pub(crate) enum Actor {
     ApiKey(String),
     /// An agent.
     Node(String),
+    /// Somebody with the right to the master's files, by their id as a user of the host.
+    Host(String),
 }
 
 impl Actor {
@@ -57,6 +59,7 @@ impl Actor {
             Self::User(_) => "user",
             Self::ApiKey(_) => "api_key",
             Self::Node(_) => "node",
+            Self::Host(_) => "host",
         }
     }
 
@@ -65,7 +68,7 @@ impl Actor {
         match self {
             Self::Anonymous => "",
             Self::System => "system",
-            Self::User(name) | Self::ApiKey(name) | Self::Node(name) => name,
+            Self::User(name) | Self::ApiKey(name) | Self::Node(name) | Self::Host(name) => name,
         }
     }
 }
@@ -89,6 +92,11 @@ impl Call {
     /// The master's own.
     pub(crate) fn system(at_ms: u64) -> Self {
         Self { actor: Actor::System, role: None, address: None, request_id: String::new(), at_ms }
+    }
+
+    /// Of whoever runs the program on the master's own host.
+    pub(crate) fn host(uid: u32, at_ms: u64) -> Self {
+        Self { actor: Actor::Host(format!("uid {uid}")), ..Self::system(at_ms) }
     }
 
     /// The audit entry of a change that is made.

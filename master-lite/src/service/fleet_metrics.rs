@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Services;
-use super::alerts::reading::{Subject, WINDOW_MS};
+use super::alerts::reading::{MASTER_ROLE, Subject, WINDOW_MS};
 use super::commands::command::role_name;
 use super::convergence::NODE_CONFIGS;
 use super::metrics::history::Resolution;
@@ -66,7 +66,7 @@ impl Services {
         Ok(self.overview(&self.nodes.matching(&filter, window.now_ms)?, window))
     }
 
-    /// Every node as alert rules see it.
+    /// Every node as alert rules see it, and the master with its own certificates.
     ///
     /// # Errors
     /// The store fails.
@@ -74,16 +74,30 @@ impl Services {
         let refusing = self.refusing()?;
         let nodes = self.nodes.matching(&NodeFilter::default(), now_ms)?;
         let subject = |node: Node| Subject {
+            certificate_not_after_s: self.certificate_not_after_s(&node),
             role: role_name(node.record.role).to_owned(),
             region: node.record.region,
             tags: node.record.tags.into_iter().collect(),
             is_offline: Some(node.state == NodeState::Offline),
             is_config_refused: refusing.contains_key(&node.id),
-            certificate_not_after_s: self.metrics.certificate_not_after_s(&node.id),
             recent: self.metrics.recent(&node.id, WINDOW_MS, now_ms),
             node: node.id,
         };
-        Ok(nodes.into_iter().map(subject).collect())
+        let own = self.own_certificates.iter().map(|(listener, not_after_ms)| Subject {
+            // No node's id has a colon.
+            node: format!("{MASTER_ROLE}:{listener}"),
+            role: MASTER_ROLE.to_owned(),
+            certificate_not_after_s: Some(*not_after_ms as f64 / 1_000.0),
+            ..Subject::default()
+        });
+        Ok(nodes.into_iter().map(subject).chain(own).collect())
+    }
+
+    /// When the first of a node's certificates ends: what its agent has shown, or what its data plane tells of.
+    pub(super) fn certificate_not_after_s(&self, node: &Node) -> Option<f64> {
+        let shown = node.record.certificate.map(|certificate| certificate.not_after_ms as f64 / 1_000.0);
+        let told = self.metrics.certificate_not_after_s(&node.id);
+        shown.into_iter().chain(told).reduce(f64::min)
     }
 
     /// The nodes that refuse the config that they should have, each with the revision.

@@ -9,6 +9,7 @@ pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod call;
+pub(crate) mod client_certificates;
 pub(crate) mod commands;
 mod config_text;
 pub(crate) mod configs;
@@ -47,6 +48,7 @@ use api_keys::{API_KEYS, Access, ApiKeys, KEY_PREFIX};
 use audit::Audit;
 use auth::{Auth, Identity};
 use call::Call;
+use client_certificates::{ClientCertificate, Gate, REVOKED};
 use commands::Commands;
 use configs::Configs;
 use enrolments::Enrolments;
@@ -54,8 +56,9 @@ use join_tokens::{JOIN_TOKENS, JoinTokens};
 use metrics::Metrics;
 use nodes::{Enrolment, NODES, Nodes};
 use notify::{AddressGuard, Notify};
+use proto::fleet::NodeCredential;
 use publishes::Publishes;
-use refusal::Refusal;
+use refusal::{Kind, Refusal};
 use sessions::Sessions;
 use token::Tokens;
 use users::{USERS, Users};
@@ -90,7 +93,19 @@ pub(crate) struct Services {
     /// People.
     pub(crate) users: Users,
     enrolments: Enrolments,
+    gate: Gate,
+    /// Our own certificates: which listener's, and until when it is good, in milliseconds since 1970.
+    own_certificates: Vec<(&'static str, u64)>,
     store: Store,
+}
+
+/// What an agent opens a session with.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    /// As it has enrolled it.
+    pub(crate) credential: Option<NodeCredential>,
+    /// As its connection has shown it.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// What was made at the first start.
@@ -101,7 +116,7 @@ pub(crate) struct FirstStart {
 
 /// Every service's tables.
 const TABLES: &[&[&str]] = &[
-    &[API_KEYS.name(), JOIN_TOKENS.name(), NODES.name(), USERS.name()],
+    &[API_KEYS.name(), JOIN_TOKENS.name(), NODES.name(), REVOKED.name(), USERS.name()],
     &alerts::TABLES,
     &commands::TABLES,
     &configs::TABLES,
@@ -125,7 +140,7 @@ impl Services {
         let key = keys::load_or_make(dir, TOKEN_KEY_FILE);
         let tokens = Tokens::new(&key.map_err(|error| failed("no key in the data folder", error))?);
         let store = Store::open(dir, &TABLES.concat())?;
-        let limits = &config.limits;
+        let (limits, grpc_tls) = (&config.limits, config.grpc.tls.as_ref());
         let sessions = Arc::new(Sessions::new(config.agents.heartbeat));
         let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&sessions), limits.nodes));
         let commands = Arc::new(Commands::open(store.clone(), Arc::clone(&sessions))?);
@@ -146,9 +161,19 @@ impl Services {
             nodes,
             sessions,
             enrolments: Enrolments::new(),
+            gate: Gate::new(
+                grpc_tls.and_then(|tls| tls.clients.as_ref()).map(|clients| clients.certificates),
+            ),
+            own_certificates: Vec::new(),
             users: Users::new(store.clone(), limits.users),
             store,
         })
+    }
+
+    /// The same with our own certificates, so that their end is not overlooked.
+    pub(crate) fn with_certificates(mut self, certificates: Vec<(&'static str, u64)>) -> Self {
+        self.own_certificates = certificates;
+        self
     }
 
     /// Makes the user `admin` where there is no user at all. `tell` is given the password before the user is stored: a
@@ -159,6 +184,20 @@ impl Services {
     pub(crate) fn prepare(&self, at_ms: u64, tell: impl FnOnce(&FirstStart)) -> Result<(), Refusal> {
         self.users
             .make_first(&Call::system(at_ms), |password| tell(&FirstStart { password: password.to_owned() }))
+    }
+
+    /// Gives a user a new password, without a login: for the master's host, where whoever may read the store has no
+    /// need of one. Nothing but the store is touched.
+    ///
+    /// # Errors
+    /// A master runs, or there is no such user.
+    pub(crate) fn reset_password(
+        dir: &Path,
+        call: &Call,
+        name: Option<&str>,
+    ) -> Result<(String, String), String> {
+        let store = Store::open(dir, &TABLES.concat()).map_err(|error| error.to_string())?;
+        Users::new(store, u64::MAX).reset_password(call, name).map_err(|refusal| refusal.message)
     }
 
     /// Writes a copy of the store as it is now.
@@ -207,16 +246,63 @@ impl Services {
         &self,
         call: &Call,
         wish: Result<Enrolment, (&'static str, String)>,
+        certificate: Option<&ClientCertificate>,
     ) -> Result<(), Refusal> {
         self.enrolments.check(call)?;
         let target = wish.as_ref().map_or(String::new(), |wish| wish.id.as_str().to_owned());
         let wish = wish.map_err(|(field, message)| Refusal::invalid(field, "malformed", message));
-        let enrolled = wish.and_then(|wish| self.nodes.enrol(call, &wish));
+        let enrolled = self.gate.pass(certificate).and_then(|certificate| {
+            let wish = wish?;
+            certificate.map(|certificate| certificate.speak_for(wish.id.as_str())).transpose()?;
+            self.nodes.enrol(call, &wish, certificate)
+        });
         if let Err(refusal) = &enrolled {
             self.enrolments.count(call);
             self.audit.note_refused(call, "nodes.enrol", &target, &refusal.message);
         }
         enrolled
+    }
+
+    /// Whether an agent may open a session, as far as is known of it: by its credential, or by its client certificate,
+    /// which has to be good in any case. `node` is who it says it is, once it has. A refusal is noted in the audit log.
+    ///
+    /// # Errors
+    /// It may not, or what it shows could not be read.
+    pub(crate) fn admit(
+        &self,
+        call: &Call,
+        claim: Result<&Claim, &Refusal>,
+        node: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let admitted = claim.map_err(Clone::clone).and_then(|claim| self.check(claim, node));
+        if let Err(refusal) = &admitted {
+            let credential = claim.ok().and_then(|claim| claim.credential.as_ref());
+            let of_credential = credential.map(|credential| credential.node().as_str());
+            let target = node.or(of_credential).unwrap_or_default();
+            self.audit.note_refused(call, "nodes.connect", target, &refusal.message);
+        }
+        admitted
+    }
+
+    fn check(&self, claim: &Claim, node: Option<&str>) -> Result<(), Refusal> {
+        let certificate = self.gate.pass(claim.certificate.as_deref())?;
+        let Some(credential) = &claim.credential else {
+            let missing = || {
+                let message = "the request has neither a node's credential nor a client certificate";
+                Refusal::of(Kind::Unauthenticated, "authorization", "missing", message)
+            };
+            let certificate = certificate.ok_or_else(missing)?;
+            let Some(node) = node else { return Ok(()) };
+            certificate.speak_for(node)?;
+            return self.nodes.identify_by_certificate(certificate, node);
+        };
+        self.nodes.identify(credential)?;
+        let its_node = credential.node().as_str();
+        if node.is_some_and(|node| node != its_node) {
+            let message = "the credential is another node's";
+            return Err(Refusal::of(Kind::Forbidden, "node_id", "other_node", message));
+        }
+        certificate.map_or(Ok(()), |certificate| certificate.speak_for(its_node))
     }
 
     /// Whether the store answers.

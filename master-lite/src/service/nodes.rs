@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::call::{Actor, Call};
+use super::client_certificates::{self, ClientCertificate, Kept};
 use super::join_tokens;
 use super::name::{check_name, check_names, check_text};
 use super::node_state::{NodeState, state_of};
@@ -49,8 +50,11 @@ pub(crate) struct NodeRecord {
     pub(crate) description: String,
     /// SHA-256 of its credential.
     pub(crate) verifier: [u8; 32],
-    /// The join token that let it in.
+    /// The join token that let it in; empty where a client certificate did.
     pub(crate) join_token: String,
+    /// The client certificate of its last session; none where that had none.
+    #[serde(default)]
+    pub(crate) certificate: Option<Kept>,
     /// When it was enrolled, in milliseconds since 1970.
     pub(crate) enrolled_at_ms: u64,
     /// When it was heard of last, as far as it is on the disk.
@@ -249,47 +253,108 @@ impl Nodes {
         Ok(tags)
     }
 
-    /// Removes a node: its credential is void, its session ends, and what is known of its config is forgotten.
+    /// Removes a node: its credential and its client certificates are void, its session ends, and what is known of its config is forgotten.
     ///
     /// # Errors
     /// There is none of this id.
     pub(crate) fn remove(&self, call: &Call, id: &str) -> Result<(), Refusal> {
         check_id(id)?;
         self.store.change(|writer| {
-            if !writer.remove(NODES, &id.to_owned())? {
-                return Err(Refusal::not_found("id", "node", id));
+            let record: NodeRecord = find(writer, id)?;
+            writer.remove(NODES, &id.to_owned())?;
+            if let Some(certificate) = record.certificate {
+                client_certificates::revoke(writer, id, certificate, call.at_ms)?;
             }
             writer.remove(super::convergence::NODE_CONFIGS, &id.to_owned())?;
-            Ok(((), call.done("nodes.delete", id, "")))
+            Ok::<_, Refusal>(((), call.done("nodes.delete", id, "")))
         })?;
         self.sessions.remove(id);
         Ok(())
     }
 
-    /// Enrols a node, once for each use of the token. The same wish again is granted again and costs no use: the answer
-    /// to the first may have been lost.
+    /// Enrols a node, once for each use of the token, or by its client certificate, which uses no token. The same wish
+    /// again is granted again and costs no use: the answer to the first may have been lost. A certificate also replaces a
+    /// credential that the node has lost.
     ///
     /// # Errors
     /// The token is no good, another node has the id, or there are too many nodes.
-    pub(crate) fn enrol(&self, call: &Call, wish: &Enrolment) -> Result<(), Refusal> {
+    pub(crate) fn enrol(
+        &self,
+        call: &Call,
+        wish: &Enrolment,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<(), Refusal> {
         check_region(&wish.region)?;
         let id = wish.id.as_str().to_owned();
-        if let Some(known) = self.store.read()?.find(NODES, &id)? {
-            return known.is_of(wish);
+        match self.store.read()?.find(NODES, &id)? {
+            Some(known) if known.is_of(wish) => return Ok(()),
+            Some(_) if certificate.is_none() => return Err(enrolled_already()),
+            Some(_) | None => {}
         }
         self.store.change(|writer| {
             let by = Call { actor: Actor::Node(id.clone()), ..call.clone() };
-            if let Some(known) = writer.find(NODES, &id)? {
-                known.is_of(wish)?;
-                return Ok(((), by.done("nodes.enrol", &id, "again")));
-            }
-            let token = join_tokens::use_once(writer, &wish.join_token, wish.role, &wish.region, call.at_ms)?;
-            if writer.count(NODES)? >= self.limit {
-                return Err(Refusal::limit("node_id", "nodes", self.limit));
-            }
-            writer.put(NODES, &id, &NodeRecord::new(wish, &token, call.at_ms))?;
-            Ok(((), by.done("nodes.enrol", &id, format!("with the join token {token}"))))
+            let known: Option<NodeRecord> = writer.find(NODES, &id)?;
+            let Some(certificate) = certificate else {
+                let detail = self.enrol_by_token(writer, call, wish, known.as_ref())?;
+                return Ok(((), by.done("nodes.enrol", &id, detail)));
+            };
+            certificate.check_revoked(writer, &id)?;
+            let (record, detail) = match known {
+                Some(known) => {
+                    let record = NodeRecord { verifier: wish.verifier, ..known };
+                    (record, "with its client certificate, for another credential")
+                }
+                None => {
+                    self.check_limit(writer)?;
+                    (NodeRecord::new(wish, "", call.at_ms), "with its client certificate")
+                }
+            };
+            writer.put(NODES, &id, &NodeRecord { certificate: Some(certificate.kept()), ..record })?;
+            Ok(((), by.done("nodes.enrol", &id, detail)))
         })
+    }
+
+    fn enrol_by_token(
+        &self,
+        writer: &Writer,
+        call: &Call,
+        wish: &Enrolment,
+        known: Option<&NodeRecord>,
+    ) -> Result<String, Refusal> {
+        match known {
+            Some(known) if known.is_of(wish) => return Ok("again".to_owned()),
+            Some(_) => return Err(enrolled_already()),
+            None => {}
+        }
+        let token = join_tokens::use_once(writer, &wish.join_token, wish.role, &wish.region, call.at_ms)?;
+        self.check_limit(writer)?;
+        let record = NodeRecord::new(wish, &token, call.at_ms);
+        writer.put(NODES, &wish.id.as_str().to_owned(), &record)?;
+        Ok(format!("with the join token {token}"))
+    }
+
+    fn check_limit(&self, writer: &Writer) -> Result<(), Refusal> {
+        if writer.count(NODES)? >= self.limit {
+            return Err(Refusal::limit("node_id", "nodes", self.limit));
+        }
+        Ok(())
+    }
+
+    /// Whether the node that a client certificate speaks for is one of the fleet.
+    ///
+    /// # Errors
+    /// It is not enrolled, or was deleted since the certificate was issued.
+    pub(super) fn identify_by_certificate(
+        &self,
+        certificate: &ClientCertificate,
+        id: &str,
+    ) -> Result<(), Refusal> {
+        let reader = self.store.read()?;
+        certificate.check_revoked(&reader, id)?;
+        if reader.find(NODES, &id.to_owned())?.is_some() {
+            return Ok(());
+        }
+        Err(Refusal::of(Kind::Unauthenticated, "node_id", "unknown", "the node is not enrolled"))
     }
 
     /// Whose credential this is.
@@ -316,12 +381,17 @@ impl Nodes {
         role: NodeRole,
         region: &str,
         about: &About,
+        certificate: Option<Kept>,
         at_ms: u64,
     ) -> Result<NodeRecord, Refusal> {
         check_region(region)?;
         let known = find(&self.store.read()?, id)?;
-        let is_told =
-            |record: &NodeRecord| record.role == role && record.region == region && record.about == *about;
+        let is_told = |record: &NodeRecord| {
+            record.role == role
+                && record.region == region
+                && record.about == *about
+                && record.certificate == certificate
+        };
         // Most agents that come back are as they were, and five hundred may come at once.
         if is_told(&known) && at_ms < known.seen_at_ms + SEEN_AGAIN_AFTER_MS {
             return Ok(known);
@@ -331,6 +401,7 @@ impl Nodes {
                 role,
                 region: region.to_owned(),
                 about: about.clone(),
+                certificate,
                 seen_at_ms: at_ms,
                 ..find(writer, id)?
             };
@@ -372,20 +443,17 @@ impl NodeRecord {
             description: String::new(),
             verifier: wish.verifier,
             join_token: token.to_owned(),
+            certificate: None,
             enrolled_at_ms: at_ms,
             seen_at_ms: at_ms,
             about: wish.about.clone(),
         }
     }
 
-    /// Holds that it is the node of this very wish.
-    fn is_of(&self, wish: &Enrolment) -> Result<(), Refusal> {
+    /// Whether it is the node of this very wish.
+    fn is_of(&self, wish: &Enrolment) -> bool {
         let [kept, told] = [self.verifier, wish.verifier].map(|bytes| Verifier::from_bytes(&bytes));
-        if kept == told {
-            return Ok(());
-        }
-        let message = "the node is enrolled with another credential: delete the node first";
-        Err(Refusal::conflict("node_id", "enrolled", message))
+        kept == told
     }
 }
 
@@ -421,6 +489,11 @@ pub(super) fn check_region(region: &str) -> Result<(), Refusal> {
         return Err(Refusal::invalid("region", "bad_text", message));
     }
     Ok(())
+}
+
+fn enrolled_already() -> Refusal {
+    let message = "the node is enrolled with another credential: delete the node first";
+    Refusal::conflict("node_id", "enrolled", message)
 }
 
 fn find(source: &impl Source, id: &str) -> Result<NodeRecord, Refusal> {

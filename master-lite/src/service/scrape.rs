@@ -7,7 +7,9 @@ use proto::v1::{HostMetrics, MetricKind};
 
 use super::Services;
 use super::commands::command::role_name;
+use super::metrics::Kept;
 use super::metrics::exposition::{Exposition, Label};
+use super::metrics::fleet_text::{FleetText, Reporter};
 use super::node_state::NodeState;
 use super::nodes::{Node, NodeFilter};
 use super::refusal::Refusal;
@@ -35,10 +37,14 @@ mod names {
     pub(super) const WEBHOOK_WAITING: Metric = ("millrace_master_webhook_waiting", Gauge, "Messages that wait for webhooks.");
     pub(super) const HISTORY_BYTES: Metric = ("millrace_master_history_bytes", Gauge, "Memory that the nodes' history and newest reports take.");
 
+    pub(super) const CERTIFICATE_NOT_AFTER: Metric = ("millrace_master_certificate_not_after_seconds", Gauge, "When the certificate of one of the master's listeners ends, since the Unix epoch.");
+    pub(super) const RULE_REPORTING: Metric = ("millrace_alert_rule_nodes_reporting", Gauge, "Nodes that report what an alert rule looks at; of the others it says nothing.");
+
     pub(super) const NODE_UP: Metric = ("millrace_node_up", Gauge, "1 while a node is online or degraded.");
     pub(super) const NODE_DEGRADED: Metric = ("millrace_node_degraded", Gauge, "1 while a node is heard of, but not well.");
     pub(super) const NODE_CONFIG_REFUSED: Metric = ("millrace_node_config_refused", Gauge, "1 while a node refuses the config that it should have.");
     pub(super) const NODE_LAST_SEEN: Metric = ("millrace_node_last_seen_seconds", Gauge, "When a node was heard of last, since the Unix epoch.");
+    pub(super) const NODE_CERTIFICATE_NOT_AFTER: Metric = ("millrace_node_certificate_not_after_seconds", Gauge, "When the first of a node's certificates ends, since the Unix epoch.");
     pub(super) const SERIES_LEFT_OUT: Metric = ("millrace_node_series_left_out", Gauge, "Series of a node's newest report that are not shown.");
 
     pub(super) const HOST: &[HostFigure] = &[
@@ -58,22 +64,26 @@ mod names {
 }
 
 impl Services {
-    /// Everything, as Prometheus scrapes it.
+    /// Everything, as Prometheus scrapes it, piece by piece.
     ///
     /// # Errors
     /// The store fails.
-    pub(crate) fn scrape(&self, now_ms: u64) -> Result<Exposition, Refusal> {
+    pub(crate) fn scrape(&self, now_ms: u64) -> Result<impl Iterator<Item = String> + use<>, Refusal> {
         let nodes = self.nodes.matching(&NodeFilter::default(), now_ms)?;
         let refusing = self.refusing()?;
         let mut text = Exposition::default();
-        self.scrape_master(&mut text, &nodes);
-        for node in &nodes {
-            self.scrape_node(&mut text, node, refusing.contains_key(&node.id));
-        }
-        Ok(text)
+        self.scrape_master(&mut text, &nodes)?;
+        let reporters = nodes.into_iter().filter_map(|node| {
+            let report = self.scrape_node(&mut text, &node, refusing.contains_key(&node.id))?;
+            let role = role_name(node.record.role);
+            Some(Reporter { node: node.id, region: node.record.region, role, report })
+        });
+        let reporters = reporters.collect();
+        let reported = FleetText::new(reporters, &text);
+        Ok(text.into_pieces().chain(reported))
     }
 
-    fn scrape_master(&self, text: &mut Exposition, nodes: &[Node]) {
+    fn scrape_master(&self, text: &mut Exposition, nodes: &[Node]) -> Result<(), Refusal> {
         text.number(names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         for (state, count) in by_state(nodes) {
             text.number(names::NODES, &[("state", state)], count as f64);
@@ -104,9 +114,19 @@ impl Services {
         for (metric, value) in plain {
             text.number(metric, &[], value as f64);
         }
+        for (listener, not_after_ms) in &self.own_certificates {
+            let labels: [Label<'_>; 1] = [("listener", listener)];
+            text.number(names::CERTIFICATE_NOT_AFTER, &labels, *not_after_ms as f64 / 1_000.0);
+        }
+        for known in self.alerts.rules()?.into_iter().filter(|known| known.rule.enabled) {
+            let (coverage, _) = self.alerts.standing(&known);
+            text.number(names::RULE_REPORTING, &[("rule", &known.id)], coverage.reporting as f64);
+        }
+        Ok(())
     }
 
-    fn scrape_node(&self, text: &mut Exposition, node: &Node, is_refusing: bool) {
+    /// The master's own figures of a node; gives what it reports itself.
+    fn scrape_node(&self, text: &mut Exposition, node: &Node, is_refusing: bool) -> Option<Kept> {
         let labels: [Label<'_>; 3] =
             [("node", &node.id), ("region", &node.record.region), ("role", role_name(node.record.role))];
         let latest = self.metrics.latest(&node.id);
@@ -115,19 +135,21 @@ impl Services {
         text.number(names::NODE_DEGRADED, &labels, flag(node.state == NodeState::Degraded));
         text.number(names::NODE_CONFIG_REFUSED, &labels, flag(is_refusing));
         text.number(names::NODE_LAST_SEEN, &labels, node.seen_at_ms as f64 / 1_000.0);
+        if let Some(not_after_s) = self.certificate_not_after_s(node) {
+            text.number(names::NODE_CERTIFICATE_NOT_AFTER, &labels, not_after_s);
+        }
         // What a node said before it went away is no figure of now.
         if node.state == NodeState::Offline {
-            return;
+            return None;
         }
         for (metric, value) in names::HOST {
             if let Some(host) = &latest.host {
                 text.number(*metric, &labels, value(host));
             }
         }
-        if let Some(report) = latest.report() {
-            text.number(names::SERIES_LEFT_OUT, &labels, report.series_left_out as f64);
-            report.families.iter().for_each(|family| text.reported(family, &labels));
-        }
+        let report = latest.report?;
+        text.number(names::SERIES_LEFT_OUT, &labels, report.series_left_out as f64);
+        Some(report)
     }
 }
 

@@ -100,6 +100,36 @@ impl Users {
     /// # Errors
     /// There is none of this name, the password is against the rules, or the last admin would be none.
     pub(crate) fn change(&self, call: &Call, name: &str, change: &UserChange) -> Result<UserRecord, Refusal> {
+        self.change_as("users.change", call, name, change)
+    }
+
+    /// Gives a user a new random password: the only admin, unless one is named. Gives the name and the password, which
+    /// is nowhere else.
+    ///
+    /// # Errors
+    /// There is none of this name, or nobody is named and there are several admins.
+    pub(crate) fn reset_password(
+        &self,
+        call: &Call,
+        name: Option<&str>,
+    ) -> Result<(String, String), Refusal> {
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => only_one(admins(&self.store.read()?)?)?,
+        };
+        let password = password::random();
+        let change = UserChange { password: Some(password.clone()), ..UserChange::default() };
+        self.change_as("users.reset_password", call, &name, &change)?;
+        Ok((name, password))
+    }
+
+    fn change_as(
+        &self,
+        action: &str,
+        call: &Call,
+        name: &str,
+        change: &UserChange,
+    ) -> Result<UserRecord, Refusal> {
         check_name("username", name)?;
         change.password.as_deref().map(password::check).transpose()?;
         // Hashed before the transaction: everybody else's changes need not wait for it.
@@ -124,7 +154,7 @@ impl Users {
                 record.changed_at_ms = call.at_ms;
             }
             writer.put(USERS, &name.to_owned(), &record)?;
-            Ok((record, call.done("users.change", name, changed.join(", "))))
+            Ok((record, call.done(action, name, changed.join(", "))))
         })
     }
 
@@ -174,11 +204,26 @@ fn find(source: &impl Source, name: &str) -> Result<UserRecord, Refusal> {
 
 /// Holds that somebody other than `name` is an admin, or that `name` is none anyway.
 fn keep_an_admin(writer: &Writer, name: &str, field: &str) -> Result<(), Refusal> {
-    let admins = writer.all(USERS)?.into_iter().filter(|(_, user)| user.role == Role::Admin);
-    let admins: Vec<String> = admins.map(|(name, _)| name).collect();
-    if admins == [name] {
+    if admins(writer)? == [name] {
         let message = "this is the last admin: make another one first";
         return Err(Refusal::conflict(field, "last_admin", message));
     }
     Ok(())
+}
+
+fn admins(source: &impl Source) -> Result<Vec<String>, Refusal> {
+    let admins = source.all(USERS)?.into_iter().filter(|(_, user)| user.role == Role::Admin);
+    Ok(admins.map(|(name, _)| name).collect())
+}
+
+fn only_one(mut admins: Vec<String>) -> Result<String, Refusal> {
+    match admins.pop() {
+        Some(name) if admins.is_empty() => Ok(name),
+        Some(name) => {
+            admins.push(name);
+            let message = format!("there are several admins, say which: {}", admins.join(", "));
+            Err(Refusal::invalid("username", "missing", message))
+        }
+        None => Err(Refusal::invalid("username", "missing", "there is no admin: start the master once")),
+    }
 }

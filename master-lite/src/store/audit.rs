@@ -18,7 +18,7 @@ pub(crate) struct AuditRecord {
     pub(crate) at_ms: u64,
     /// Who: the name of a user, an API key, a node, or `system`.
     pub(crate) actor: String,
-    /// What kind of name that is: `user`, `api_key`, `node`, `system` or `anonymous`.
+    /// What kind of name that is: `user`, `api_key`, `node`, `host`, `system` or `anonymous`.
     pub(crate) actor_kind: String,
     /// From where, if it came over the network.
     pub(crate) address: Option<String>,

@@ -3,6 +3,9 @@
 /// The store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
+    /// Another process has the file open, which is a master that runs.
+    #[error("a master runs on this data folder: stop it first")]
+    InUse,
     /// The database, or the disk below it.
     #[error("the store failed: {0}")]
     Database(Box<redb::Error>),
@@ -29,6 +32,10 @@ pub(crate) enum StoreError {
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
-        Self::Database(Box::new(error.into()))
+        let error = error.into();
+        if matches!(error, redb::Error::DatabaseAlreadyOpen) {
+            return Self::InUse;
+        }
+        Self::Database(Box::new(error))
     }
 }

@@ -15,7 +15,7 @@ use proto::v1::{
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 /// What an agent does with an offer.
@@ -39,6 +39,7 @@ pub(crate) struct Agent {
     /// Tells one start of the agent from another.
     pub(crate) instance: u8,
     credential: NodeCredential,
+    tls: Option<ClientTlsConfig>,
     runtime: Arc<Runtime>,
     state: Arc<Mutex<ConfigState>>,
 }
@@ -68,6 +69,7 @@ impl Agent {
             role: Role::Edge,
             instance: 1,
             credential,
+            tls: None,
             runtime: Arc::clone(runtime),
             state: Arc::default(),
         }
@@ -79,9 +81,35 @@ impl Agent {
         self
     }
 
+    /// The same over TLS, with a certificate and key of its own where it has them.
+    pub(crate) fn over_tls(mut self, ca: &str, own: Option<&(String, String)>) -> Self {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        self.tls = Some(match own {
+            Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+            None => tls,
+        });
+        self
+    }
+
+    /// The same with another credential, as an agent that has lost the one it had.
+    pub(crate) fn with_secret(mut self, byte: u8) -> Self {
+        self.credential = NodeCredential::new(self.node.parse().unwrap(), [byte; SECRET_BYTES]);
+        self
+    }
+
     /// Exchanges a join token.
     pub(crate) fn enrol(&self, grpc: SocketAddr, join_token: &str) -> Result<(), Status> {
-        let request = EnrollRequest {
+        self.enrol_as(grpc, join_token, |_| {})
+    }
+
+    /// The same with something else in the request.
+    pub(crate) fn enrol_as(
+        &self,
+        grpc: SocketAddr,
+        join_token: &str,
+        change: impl FnOnce(&mut EnrollRequest),
+    ) -> Result<(), Status> {
+        let mut request = EnrollRequest {
             join_token: join_token.to_owned(),
             node_id: self.node.clone(),
             credential_sha256: self.credential.verifier().as_bytes().to_vec().into(),
@@ -90,8 +118,9 @@ impl Agent {
             hostname: "host".to_owned(),
             agent_version: "0.1.0".to_owned(),
         };
+        change(&mut request);
         self.runtime.block_on(async {
-            let mut client = AgentClient::new(connect(grpc).await);
+            let mut client = AgentClient::new(self.dial(grpc).await?);
             client.enroll(request).await.map(drop)
         })
     }
@@ -99,6 +128,11 @@ impl Agent {
     /// Opens a session and waits for its welcome.
     pub(crate) fn connect(&self, grpc: SocketAddr, answer: Answer) -> Result<Session, Status> {
         self.connect_as(grpc, answer, &self.credential.reveal(), &self.node)
+    }
+
+    /// The same without a credential, as one whose certificate says who it is.
+    pub(crate) fn connect_by_certificate(&self, grpc: SocketAddr) -> Result<Session, Status> {
+        self.open(grpc, Answer::Apply, None, &self.node)
     }
 
     /// The same with any credential, as any node.
@@ -109,13 +143,25 @@ impl Agent {
         credential: &str,
         node: &str,
     ) -> Result<Session, Status> {
+        self.open(grpc, answer, Some(&format!("Bearer {credential}")), node)
+    }
+
+    fn open(
+        &self,
+        grpc: SocketAddr,
+        answer: Answer,
+        authorization: Option<&str>,
+        node: &str,
+    ) -> Result<Session, Status> {
         let (said, outgoing) = mpsc::channel(64);
         let register = self.register(node);
         let mut request = Request::new(ReceiverStream::new(outgoing));
-        request.metadata_mut().insert("authorization", format!("Bearer {credential}").parse().unwrap());
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+        }
         let (told, ended) = (Arc::<Mutex<Vec<Told>>>::default(), Arc::<Mutex<Option<Status>>>::default());
         self.runtime.block_on(async {
-            let mut client = AgentClient::new(connect(grpc).await).max_decoding_message_size(8 << 20);
+            let mut client = AgentClient::new(self.dial(grpc).await?).max_decoding_message_size(8 << 20);
             said.send(message(Said::Register(register))).await.unwrap();
             let mut incoming = client.session(request).await?.into_inner();
             match incoming.message().await? {
@@ -146,6 +192,15 @@ impl Agent {
             Ok(())
         })?;
         Ok(Session { said, told, ended, runtime: Arc::clone(&self.runtime) })
+    }
+
+    async fn dial(&self, grpc: SocketAddr) -> Result<Channel, Status> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{grpc}")).unwrap();
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.clone()).unwrap();
+        }
+        endpoint.connect().await.map_err(|error| Status::unavailable(format!("{error:?}")))
     }
 
     fn register(&self, node: &str) -> Register {
@@ -229,10 +284,6 @@ fn reply(told: &Told, answer: Answer, state: &Mutex<ConfigState>) -> Option<Said
 
 fn healthy() -> DataplaneInfo {
     DataplaneInfo { answering: true, ready: true, version: "0.1.0".to_owned(), ..DataplaneInfo::default() }
-}
-
-async fn connect(grpc: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap()
 }
 
 fn message(kind: Said) -> AgentMessage {

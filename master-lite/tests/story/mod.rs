@@ -3,9 +3,12 @@
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 pub(crate) mod agent;
+pub(crate) mod authority;
 pub(crate) mod client;
+pub(crate) mod fleet;
 pub(crate) mod receiver;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,7 +54,8 @@ impl Master {
         Self::start_over(rest, grpc, "")
     }
 
-    fn start_over(rest: &str, grpc: &str, config: &str) -> Self {
+    /// The same with both.
+    pub(crate) fn start_over(rest: &str, grpc: &str, config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-master-").tempdir().unwrap();
         let listen = "listen = \"127.0.0.1:0\"";
         let config = format!("[rest]\n{listen}\n{rest}\n[grpc]\n{listen}\n{grpc}\n{config}");
@@ -212,6 +216,19 @@ pub(crate) fn eventually<T>(what: &str, done: impl Fn() -> Option<T>) -> T {
     }
 }
 
+/// The routes in the document, with what it says of their role.
+pub(crate) fn documented(master: &Master) -> BTreeMap<String, String> {
+    let document = master.anonymous().get("/api/v1/openapi.json").json;
+    let mut routes = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let role = operation["security"][0]["token"][0].as_str().unwrap_or("open");
+            routes.insert(format!("{} {path}", method.to_uppercase()), role.to_owned());
+        }
+    }
+    routes
+}
+
 /// The program with these arguments, in an environment that says nothing to it.
 pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
@@ -233,7 +250,7 @@ fn spawn(dir: &Path) -> (Child, Arc<Mutex<String>>) {
 }
 
 /// Keeps everything that comes from `pipe`.
-fn collect(pipe: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {
+pub(crate) fn collect(pipe: impl Read + Send + 'static, output: &Arc<Mutex<String>>) {
     let output = Arc::clone(output);
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {

@@ -1,4 +1,4 @@
-//! `Enroll`: a join token for the right to use a credential that the agent has made.
+//! `Enroll`: a join token, or a client certificate, for the right to use a credential that the agent has made.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use proto::fleet::{NodeId, limits};
 use proto::v1::{EnrollRequest, EnrollResponse};
 use tonic::{Request, Response, Status};
 
-use super::{ask, call_of};
+use super::{ask, call_of, peer_of};
 use crate::service::Services;
 use crate::service::call::Actor;
 use crate::service::nodes::{About, Enrolment};
@@ -18,10 +18,11 @@ pub(super) async fn enrol(
     request: Request<EnrollRequest>,
 ) -> Result<Response<EnrollResponse>, Status> {
     let call = call_of(&request, Actor::Anonymous);
+    let certificate = peer_of(&request).and_then(|peer| peer.certificate.clone());
     let request = request.into_inner();
     let node_id = request.node_id.clone();
     let wish = read(request);
-    ask(services, move |services| services.enrol(&call, wish)).await?;
+    ask(services, move |services| services.enrol(&call, wish, certificate.as_deref())).await?;
     tracing::info!(node = node_id, "a node has enrolled");
     let master_version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(Response::new(EnrollResponse { node_id, master_version }))

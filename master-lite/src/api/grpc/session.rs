@@ -6,7 +6,6 @@
 //! Each session is a task of its own. It waits for its own agent only: what is sent to an agent that does not read waits
 //! so long, and then the session ends.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +23,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{ask, status_of};
+use super::{ask, call_of, peer_of};
 use crate::keys;
-use crate::service::Services;
-use crate::service::call::now_ms;
+use crate::service::call::{Actor, Call, now_ms};
 use crate::service::convergence::NodeConfigRecord;
 use crate::service::nodes::About;
 use crate::service::refusal::{Kind, Refusal};
 use crate::service::sessions::Ticket;
+use crate::service::{Claim, Services};
 
 /// Messages between the session's task and the connection: what waits longer waits in the session's queue.
 const OUTBOX_MESSAGES: usize = 4;
@@ -67,59 +66,73 @@ enum End {
     Failed(Status),
 }
 
-/// Opens a session: checks the credential, and waits for `Register` in a task, so that the answer's headers are sent.
+/// Opens a session: checks the credential or the client certificate, and waits for `Register` in a task, so that the
+/// answer's headers are sent.
 pub(super) async fn open(
     services: Arc<Services>,
     request: Request<Streaming<AgentMessage>>,
 ) -> Result<Response<ReceiverStream<Result<MasterMessage, Status>>>, Status> {
-    let credential = credential(request.metadata())?;
-    let node = credential.node().as_str().to_owned();
-    ask(&services, move |services| services.nodes.identify(&credential)).await?;
-    let address = request.remote_addr().map(|address| address.ip());
+    let call = call_of(&request, Actor::Anonymous);
+    let certificate = peer_of(&request).and_then(|peer| peer.certificate.clone());
+    let (credential, by) = (credential(request.metadata()), call.clone());
+    let claim = ask(&services, move |services| {
+        let claim = credential.map(|credential| Claim { credential, certificate });
+        services.admit(&by, claim.as_ref(), None)?;
+        claim
+    })
+    .await?;
     let (outbox, answers) = mpsc::channel(OUTBOX_MESSAGES);
-    tokio::spawn(hold(services, node, address, request.into_inner(), outbox));
+    tokio::spawn(hold(services, claim, call, request.into_inner(), outbox));
     Ok(Response::new(ReceiverStream::new(answers)))
 }
 
 async fn hold(
     services: Arc<Services>,
-    node: String,
-    address: Option<IpAddr>,
+    claim: Claim,
+    call: Call,
     mut inbound: Streaming<AgentMessage>,
     outbox: Outbox,
 ) {
-    let begun = begin(services, &node, address, &mut inbound, &outbox).await;
+    let address = call.address;
+    let begun = begin(services, claim, call, &mut inbound, &outbox).await;
     let mut session = match begun {
         Ok(session) => session,
         Err(status) => {
-            tracing::info!(node, %status, "no session");
+            tracing::info!(?address, %status, "no session");
             // Nobody listens any more where it fails.
             let _ = outbox.try_send(Err(status));
             return;
         }
     };
-    tracing::info!(node, ?address, "an agent is connected");
+    tracing::info!(node = session.node, ?address, "an agent is connected");
     let end = session.run(inbound).await;
     session.finish(end).await;
 }
 
 async fn begin(
     services: Arc<Services>,
-    node: &str,
-    address: Option<IpAddr>,
+    claim: Claim,
+    call: Call,
     inbound: &mut Streaming<AgentMessage>,
     outbox: &Outbox,
 ) -> Result<Session, Status> {
     let register = first(inbound).await?;
-    check(node, &register)?;
-    let at_ms = now_ms();
+    check(&register)?;
+    let (at_ms, address) = (now_ms(), call.address);
+    let call = Call { at_ms, ..call };
     let about = about(&register);
-    let (role, region, id) = (register.role().into(), register.region.clone(), node.to_owned());
-    ask(&services, move |services| services.nodes.note(&id, role, &region, &about, at_ms)).await?;
-    let ticket = services.sessions.open(node, address, at_ms);
+    let (role, region, node) = (register.role().into(), register.region.clone(), register.node_id.clone());
+    let id = node.clone();
+    ask(&services, move |services| {
+        services.admit(&call, Ok(&claim), Some(&id))?;
+        let certificate = claim.certificate.map(|certificate| certificate.kept());
+        services.nodes.note(&id, role, &region, &about, certificate, at_ms)
+    })
+    .await?;
+    let ticket = services.sessions.open(&node, address, at_ms);
     let mut session = Session {
         services,
-        node: node.to_owned(),
+        node,
         ticket,
         outbox: outbox.clone(),
         config: register.config.clone().unwrap_or_default(),
@@ -333,13 +346,15 @@ impl Session {
     }
 }
 
-fn credential(metadata: &MetadataMap) -> Result<NodeCredential, Status> {
-    let text = metadata.get("authorization").and_then(|value| value.to_str().ok());
-    let credential = text.and_then(|text| text.strip_prefix(BEARER)).and_then(|text| text.parse().ok());
-    credential.ok_or_else(|| {
+/// The credential in the request, if there is one.
+fn credential(metadata: &MetadataMap) -> Result<Option<NodeCredential>, Refusal> {
+    let Some(value) = metadata.get("authorization") else { return Ok(None) };
+    let text = value.to_str().ok().and_then(|text| text.strip_prefix(BEARER));
+    let credential = text.and_then(|text| text.parse().ok()).ok_or_else(|| {
         let message = "is to be `Bearer` and the node's credential";
-        status_of(Refusal::of(Kind::Unauthenticated, "authorization", "missing", message))
-    })
+        Refusal::of(Kind::Unauthenticated, "authorization", "malformed", message)
+    })?;
+    Ok(Some(credential))
 }
 
 async fn first(inbound: &mut Streaming<AgentMessage>) -> Result<Register, Status> {
@@ -351,10 +366,7 @@ async fn first(inbound: &mut Streaming<AgentMessage>) -> Result<Register, Status
     }
 }
 
-fn check(node: &str, register: &Register) -> Result<(), Status> {
-    if register.node_id != node {
-        return Err(Status::permission_denied("node_id: the credential is another node's"));
-    }
+fn check(register: &Register) -> Result<(), Status> {
     if register.protocol_revision < 1 {
         return Err(Status::failed_precondition("protocol_revision: there is no common one"));
     }

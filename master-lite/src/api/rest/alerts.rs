@@ -11,9 +11,11 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::OfId;
 use super::span::Span;
-use crate::service::alerts::board::{Alert as Found, Coverage, Silence as Silenced};
-use crate::service::alerts::machine::{Resolution, State as Standing};
+use crate::service::Services;
+use crate::service::alerts::board::{Alert as Found, RuleState, Silence as Silenced};
+use crate::service::alerts::machine::{Resolution, State as Stage};
 use crate::service::alerts::reading::Metric;
 use crate::service::alerts::rule::{Comparison, Match, Rule as RuleRecord, Severity};
 use crate::service::alerts::{AlertFilter, KnownRule, Origin, StateName};
@@ -93,7 +95,10 @@ struct Rule {
     rule: RuleBody,
     /// `built_in`, `changed` (built in, and changed) or `custom`.
     origin: String,
-    /// Nodes that the rule is for.
+    state: RuleState,
+    /// Where the figure that it looks at comes from.
+    source: String,
+    /// Nodes that the rule is for; the master's own certificates count as nodes.
     nodes: u64,
     /// Those that report what it looks at: of the others it says nothing.
     nodes_reporting: u64,
@@ -175,7 +180,7 @@ async fn list(State(desk): State<Desk>, Query(wanted): Query<Wanted>) -> Outcome
     operation_id = "alerts.read",
     tag = "alerts",
     security(("token" = ["viewer"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The alert", body = Answer<Alert>))
 )]
 async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Alert> {
@@ -190,7 +195,7 @@ async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Ale
     operation_id = "alerts.silence",
     tag = "alerts",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     request_body = NewSilence,
     responses((status = 200, description = "The alert", body = Answer<Alert>))
 )]
@@ -212,7 +217,7 @@ async fn silence(
     operation_id = "alerts.end_silence",
     tag = "alerts",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The alert", body = Answer<Alert>))
 )]
 async fn end_silence(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Alert> {
@@ -240,7 +245,7 @@ async fn list_rules(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Out
     let page = desk
         .ask(move |services| {
             let page = paging.cut(services.alerts.rules()?);
-            Ok(page.map(|known| render_rule(services.alerts.coverage(&known.id), known)))
+            Ok(page.map(|known| render_rule(services, known)))
         })
         .await?;
     Ok(Answer::page(page))
@@ -262,7 +267,7 @@ async fn create_rule(State(desk): State<Desk>, call: Call, Body(body): Body<Rule
             let missing = || Refusal::invalid("id", "missing", "`id` is to name the rule");
             let id = body.id.clone().ok_or_else(missing)?;
             services.alerts.create_rule(&call, &id, &body.into())?;
-            Ok(render_rule(services.alerts.coverage(&id), services.alerts.rule(&id)?))
+            Ok(render_rule(services, services.alerts.rule(&id)?))
         })
         .await?;
     Ok(Answer::created(rule))
@@ -275,13 +280,11 @@ async fn create_rule(State(desk): State<Desk>, call: Call, Body(body): Body<Rule
     operation_id = "alert_rules.read",
     tag = "alerts",
     security(("token" = ["viewer"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The rule", body = Answer<Rule>))
 )]
 async fn find_rule(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Rule> {
-    let rule = desk
-        .ask(move |services| Ok(render_rule(services.alerts.coverage(&id), services.alerts.rule(&id)?)))
-        .await?;
+    let rule = desk.ask(move |services| Ok(render_rule(services, services.alerts.rule(&id)?))).await?;
     Ok(Answer::ok(rule))
 }
 
@@ -292,7 +295,7 @@ async fn find_rule(State(desk): State<Desk>, Names(id): Names<String>) -> Outcom
     operation_id = "alert_rules.change",
     tag = "alerts",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     request_body = RuleBody,
     responses((status = 200, description = "The rule as it is now", body = Answer<Rule>))
 )]
@@ -308,7 +311,7 @@ async fn change_rule(
                 return Err(Refusal::invalid("id", "other_name", "a rule cannot be given another id"));
             }
             let changed = services.alerts.change_rule(&call, &id, &body.into())?;
-            Ok(render_rule(services.alerts.coverage(&id), changed))
+            Ok(render_rule(services, changed))
         })
         .await?;
     Ok(Answer::ok(rule))
@@ -321,7 +324,7 @@ async fn change_rule(
     operation_id = "alert_rules.delete",
     tag = "alerts",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "It is removed", body = Answer<Removed>))
 )]
 async fn remove_rule(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {
@@ -332,9 +335,9 @@ async fn remove_rule(State(desk): State<Desk>, call: Call, Names(id): Names<Stri
 
 fn render((found, silence): (Found, Option<Silenced>)) -> Alert {
     let (since, fired, resolved) = match found.state {
-        Standing::Pending { since_ms } => (Some(since_ms), None, None),
-        Standing::Firing { since_ms, fired_ms, .. } => (Some(since_ms), Some(fired_ms), None),
-        Standing::Resolved { fired_ms, resolved_ms, reason } => {
+        Stage::Pending { since_ms } => (Some(since_ms), None, None),
+        Stage::Firing { since_ms, fired_ms, .. } => (Some(since_ms), Some(fired_ms), None),
+        Stage::Resolved { fired_ms, resolved_ms, reason } => {
             (None, Some(fired_ms), Some((resolved_ms, reason)))
         }
     };
@@ -370,16 +373,20 @@ fn resolution(reason: Resolution) -> &'static str {
     }
 }
 
-fn render_rule(coverage: Coverage, known: KnownRule) -> Rule {
+fn render_rule(services: &Services, known: KnownRule) -> Rule {
+    let (coverage, state) = services.alerts.standing(&known);
     let origin = match known.origin {
         Origin::BuiltIn => "built_in",
         Origin::Changed => "changed",
         Origin::Custom => "custom",
     };
+    let source = known.rule.metric.source();
     Rule {
         id: known.id.clone(),
         rule: RuleBody::of(known.id, known.rule),
         origin: origin.to_owned(),
+        state,
+        source: source.to_owned(),
         nodes: coverage.nodes,
         nodes_reporting: coverage.reporting,
     }

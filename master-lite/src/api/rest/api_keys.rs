@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::OfId;
 use crate::service::api_keys::{ApiKeyRecord, NewApiKey};
 use crate::service::call::{Call, Role, rfc3339};
 
@@ -80,7 +81,7 @@ async fn create(State(desk): State<Desk>, call: Call, Body(new): Body<NewApiKey>
     operation_id = "api_keys.read",
     tag = "api-keys",
     security(("token" = ["admin"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The key", body = Answer<ApiKey>))
 )]
 async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<ApiKey> {
@@ -96,7 +97,7 @@ async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Api
     operation_id = "api_keys.delete",
     tag = "api-keys",
     security(("token" = ["admin"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The key is void", body = Answer<Removed>))
 )]
 async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {

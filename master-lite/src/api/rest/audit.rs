@@ -26,9 +26,9 @@ struct AuditEntry {
     /// As RFC 3339.
     #[schema(format = DateTime)]
     at: String,
-    /// A user's name, an API key's id, a node's id, or `system`.
+    /// A user's name, an API key's id, a node's id, a uid on the master's host, or `system`.
     actor: String,
-    /// `user`, `api_key`, `node`, `system` or `anonymous`.
+    /// `user`, `api_key`, `node`, `host`, `system` or `anonymous`.
     actor_kind: String,
     /// From where, if it came over the network.
     address: Option<String>,

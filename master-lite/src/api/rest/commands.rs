@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::{OfNode, OfTask};
 use super::span::Span;
 use crate::service::call::{Call, rfc3339};
 use crate::service::commands::TaskView;
@@ -141,7 +142,7 @@ async fn create(State(desk): State<Desk>, call: Call, Body(new): Body<NewTask>) 
     operation_id = "commands.read",
     tag = "commands",
     security(("token" = ["viewer"])),
-    params(("task_id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), Pages),
+    params(OfTask, Pages),
     responses((status = 200, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn find(
@@ -161,7 +162,7 @@ async fn find(
     operation_id = "commands.cancel",
     tag = "commands",
     security(("token" = ["operator"])),
-    params(("task_id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfTask),
     responses((status = 200, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn cancel(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<TaskWithResults> {
@@ -181,7 +182,7 @@ async fn cancel(State(desk): State<Desk>, call: Call, Names(id): Names<String>) 
     operation_id = "nodes.restart",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 201, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn restart(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<TaskWithResults> {
@@ -195,7 +196,7 @@ async fn restart(State(desk): State<Desk>, call: Call, Names(id): Names<String>)
     operation_id = "nodes.reload",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 201, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn reload(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<TaskWithResults> {
@@ -209,7 +210,7 @@ async fn reload(State(desk): State<Desk>, call: Call, Names(id): Names<String>) 
     operation_id = "nodes.drain",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 201, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn drain(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<TaskWithResults> {
@@ -223,7 +224,7 @@ async fn drain(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -
     operation_id = "nodes.undrain",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 201, description = "The task", body = Answer<TaskWithResults>))
 )]
 async fn undrain(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<TaskWithResults> {

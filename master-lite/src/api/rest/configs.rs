@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome};
 use super::extract::{Body, CONFIG_BODY_BYTES_MAX, Names, OptionalBody, Pages, Query};
+use super::paths::OfVersion;
 use super::progress::{ConfigProgress, render_progress};
 use crate::service::call::{Call, now_ms, rfc3339};
 use crate::service::configs::{ConfigRecord, NewConfig, NodeType};
@@ -231,7 +232,7 @@ async fn history(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Outcom
     operation_id = "configs.read",
     tag = "configs",
     security(("token" = ["viewer"])),
-    params(("version" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfVersion),
     responses((status = 200, description = "The version", body = Answer<FullConfig>))
 )]
 async fn find(State(desk): State<Desk>, Names(version): Names<String>) -> Outcome<FullConfig> {
@@ -259,7 +260,7 @@ async fn find(State(desk): State<Desk>, Names(version): Names<String>) -> Outcom
     operation_id = "configs.nodes",
     tag = "configs",
     security(("token" = ["viewer"])),
-    params(("version" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), Pages),
+    params(OfVersion, Pages),
     responses((status = 200, description = "A page of nodes", body = Answer<Vec<ConfigProgress>>))
 )]
 async fn nodes(
@@ -297,7 +298,7 @@ async fn diff(State(desk): State<Desk>, Names((a, b)): Names<(String, String)>) 
     operation_id = "configs.publish",
     tag = "configs",
     security(("token" = ["operator"])),
-    params(("version" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), PublishQuery),
+    params(OfVersion, PublishQuery),
     request_body = Option<PublishWish>,
     responses((status = 200, description = "It is published, or (dry run) what that would do", body = Answer<PublishReport>))
 )]
@@ -318,7 +319,7 @@ async fn publish(
     operation_id = "configs.rollback",
     tag = "configs",
     security(("token" = ["operator"])),
-    params(("version" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), PublishQuery),
+    params(OfVersion, PublishQuery),
     request_body = Option<PublishWish>,
     responses((status = 200, description = "It is published, or (dry run) what that would do", body = Answer<PublishReport>))
 )]

@@ -17,6 +17,7 @@ use utoipa::openapi::path::Operation;
 use super::Desk;
 use super::trace::{ClientAddress, Trace};
 use crate::service::api_keys::Access;
+use crate::service::audit::Audit;
 use crate::service::auth::Identity;
 use crate::service::call::{Actor, Call, Role, now_ms};
 use crate::service::refusal::{Kind, Refusal};
@@ -89,10 +90,21 @@ pub(super) async fn guard(State(desk): State<Desk>, request: Request, next: Next
         }
         Err(refusal) => refusal.into_response(),
     };
-    if let Some(refusal) = response.extensions().get::<Refusal>().filter(|_| is_change) {
-        note(&desk, call, demand.action, target, refusal.clone()).await;
+    if let Some(refusal) = response.extensions().get::<Refusal>() {
+        if is_change {
+            note(&desk, call, demand.action, target, refusal.clone(), Audit::note_refused).await;
+        } else if is_trespass(refusal) {
+            note(&desk, call, demand.action, target, refusal.clone(), Audit::note_refused_read).await;
+        }
     }
     response
+}
+
+/// Whether somebody showed a credential that is none, or one that does not reach so far. Who shows none at all has only
+/// not logged in yet.
+fn is_trespass(refusal: &Refusal) -> bool {
+    let is_missing = refusal.details.iter().any(|detail| detail.code == "missing");
+    matches!(refusal.kind, Kind::Unauthenticated | Kind::Forbidden) && !is_missing
 }
 
 fn anonymous(parts: &Parts) -> Call {
@@ -156,11 +168,18 @@ fn credential(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-async fn note(desk: &Desk, call: Call, action: String, target: String, refusal: Refusal) {
+async fn note(
+    desk: &Desk,
+    call: Call,
+    action: String,
+    target: String,
+    refusal: Refusal,
+    how: fn(&Audit, &Call, &str, &str, &str),
+) {
     let fields: Vec<&str> = refusal.details.iter().map(|detail| detail.field.as_str()).collect();
     let why = format!("{} ({})", refusal.message, fields.join(", "));
     let noted = desk.ask(move |services| {
-        services.audit.note_refused(&call, &action, &target, &why);
+        how(&services.audit, &call, &action, &target, &why);
         Ok(())
     });
     // It has logged its own failure.

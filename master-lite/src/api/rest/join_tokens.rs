@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::OfId;
 use crate::service::call::{Call, rfc3339};
 use crate::service::join_tokens::{JoinTokenRecord, NewJoinToken};
 use crate::service::nodes::NodeRole;
@@ -90,7 +91,7 @@ async fn create(
     operation_id = "join_tokens.delete",
     tag = "join-tokens",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The token is void", body = Answer<Removed>))
 )]
 async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {

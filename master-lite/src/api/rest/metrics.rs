@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome};
 use super::extract::{Names, Query};
+use super::paths::OfNode;
 use super::span::Span;
 use crate::service::call::{Call, rfc3339};
 use crate::service::fleet_metrics::{Overview, Window};
@@ -166,7 +167,7 @@ struct DurationsMs {
     operation_id = "metrics.node",
     tag = "metrics",
     security(("token" = ["viewer"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"), Past),
+    params(OfNode, Past),
     responses((status = 200, description = "The node's figures", body = Answer<NodeMetrics>))
 )]
 async fn of_node(

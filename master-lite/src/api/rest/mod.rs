@@ -20,6 +20,7 @@ mod join_tokens;
 mod metrics;
 mod nodes;
 mod page;
+mod paths;
 mod progress;
 mod prometheus;
 mod span;

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Query};
+use super::paths::OfNode;
 use super::progress::{ConfigProgress, render_progress};
 use crate::service::call::{Call, now_ms, rfc3339};
 use crate::service::node_state::NodeState;
@@ -42,6 +43,9 @@ struct Node {
     /// When it was enrolled, as RFC 3339.
     #[schema(format = DateTime)]
     enrolled_at: String,
+    /// Until when the client certificate of its agent is good, as RFC 3339; null where it has shown none.
+    #[schema(format = DateTime)]
+    certificate_expires_at: Option<String>,
     /// From where its agent came last; null before that, and since the master was started.
     address: Option<String>,
     about: About,
@@ -167,7 +171,7 @@ async fn list(State(desk): State<Desk>, Query(wanted): Query<Wanted>) -> Outcome
     operation_id = "nodes.read",
     tag = "nodes",
     security(("token" = ["viewer"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 200, description = "The node", body = Answer<Node>))
 )]
 async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Node> {
@@ -182,7 +186,7 @@ async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Nod
     operation_id = "nodes.change",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     request_body = ChangedNode,
     responses((status = 200, description = "The node as it is now", body = Answer<Node>))
 )]
@@ -204,7 +208,7 @@ async fn change(
     operation_id = "nodes.delete",
     tag = "nodes",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 200, description = "The node is no part of the fleet any more", body = Answer<Removed>))
 )]
 async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {
@@ -220,7 +224,7 @@ async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) 
     operation_id = "nodes.status",
     tag = "nodes",
     security(("token" = ["viewer"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")),
+    params(OfNode),
     responses((status = 200, description = "The node's status", body = Answer<NodeStatus>))
 )]
 async fn status(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<NodeStatus> {
@@ -251,7 +255,7 @@ async fn status(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<N
     tag = "nodes",
     security(("token" = ["operator"])),
     params(
-        ("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
+        OfNode,
         ("tag" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     ),
     responses((status = 200, description = "The node as it is now", body = Answer<Node>))
@@ -273,7 +277,7 @@ async fn tag(
     tag = "nodes",
     security(("token" = ["operator"])),
     params(
-        ("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
+        OfNode,
         ("tag" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     ),
     responses((status = 200, description = "The node as it is now", body = Answer<Node>))
@@ -312,6 +316,7 @@ fn render(node: nodes::Node) -> Node {
         state: node.state,
         last_seen: rfc3339(node.seen_at_ms),
         enrolled_at: rfc3339(node.record.enrolled_at_ms),
+        certificate_expires_at: node.record.certificate.map(|certificate| rfc3339(certificate.not_after_ms)),
         address: address.map(|address| address.to_string()),
         about: node.record.about,
     }

@@ -1,6 +1,5 @@
 //! `GET /metrics`: the master and its fleet, in one scrape of Prometheus.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -36,17 +35,12 @@ pub(super) fn routes() -> OpenApiRouter<Desk> {
     responses((status = 200, description = "Prometheus' text format, 0.0.4", body = String, content_type = "text/plain"))
 )]
 async fn scrape(State(desk): State<Desk>, call: Call) -> Result<Response, Refusal> {
-    let pieces = desk
-        .ask(move |services| {
-            let pieces = services.scrape(call.at_ms)?.into_pieces();
-            Ok(Pieces(pieces.map(Bytes::from).collect()))
-        })
-        .await?;
-    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::new(pieces)).into_response())
+    let pieces = desk.ask(move |services| services.scrape(call.at_ms)).await?;
+    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::new(Pieces(Box::new(pieces)))).into_response())
 }
 
-/// A text in pieces: a fleet's is megabytes, and a copy of it as a whole would be as much again.
-struct Pieces(VecDeque<Bytes>);
+/// A text in pieces, each made when the one before is sent: a large fleet's is a hundred megabytes.
+struct Pieces(Box<dyn Iterator<Item = String> + Send>);
 
 impl HttpBody for Pieces {
     type Data = Bytes;
@@ -56,6 +50,6 @@ impl HttpBody for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(Bytes::from(piece)))))
     }
 }

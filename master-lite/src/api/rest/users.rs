@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::OfUser;
 use crate::service::call::{Call, Role, rfc3339};
 use crate::service::refusal::Refusal;
 use crate::service::users::{UserChange, UserRecord};
@@ -99,7 +100,7 @@ async fn create(
     operation_id = "users.read",
     tag = "users",
     security(("token" = ["admin"])),
-    params(("username" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfUser),
     responses((status = 200, description = "The user", body = Answer<User>))
 )]
 async fn find(State(desk): State<Desk>, Names(name): Names<String>) -> Outcome<User> {
@@ -115,7 +116,7 @@ async fn find(State(desk): State<Desk>, Names(name): Names<String>) -> Outcome<U
     operation_id = "users.change",
     tag = "users",
     security(("token" = ["admin"])),
-    params(("username" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfUser),
     request_body = ChangedUser,
     responses((status = 200, description = "The user as it is now", body = Answer<User>))
 )]
@@ -138,7 +139,7 @@ async fn change(
     operation_id = "users.delete",
     tag = "users",
     security(("token" = ["admin"])),
-    params(("username" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfUser),
     responses((status = 200, description = "The user is gone", body = Answer<Removed>))
 )]
 async fn remove(State(desk): State<Desk>, call: Call, Names(name): Names<String>) -> Outcome<Removed> {

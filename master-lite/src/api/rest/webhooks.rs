@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::paths::OfId;
 use crate::service::alerts::rule::Severity;
 use crate::service::call::{Call, rfc3339};
 use crate::service::notify::Standing;
@@ -135,7 +136,7 @@ async fn create(State(desk): State<Desk>, call: Call, Body(body): Body<WebhookBo
     operation_id = "webhooks.read",
     tag = "webhooks",
     security(("token" = ["operator"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "The webhook", body = Answer<Webhook>))
 )]
 async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Webhook> {
@@ -155,7 +156,7 @@ async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Web
     operation_id = "webhooks.change",
     tag = "webhooks",
     security(("token" = ["admin"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     request_body = WebhookBody,
     responses((status = 200, description = "The webhook as it is now", body = Answer<Webhook>))
 )]
@@ -181,7 +182,7 @@ async fn change(
     operation_id = "webhooks.delete",
     tag = "webhooks",
     security(("token" = ["admin"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "It is removed", body = Answer<Removed>))
 )]
 async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {
@@ -197,7 +198,7 @@ async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) 
     operation_id = "webhooks.test",
     tag = "webhooks",
     security(("token" = ["admin"])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")),
+    params(OfId),
     responses((status = 200, description = "It is queued; the webhook tells how it went", body = Answer<Webhook>))
 )]
 async fn test(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Webhook> {

@@ -98,6 +98,22 @@ pub(crate) struct Coverage {
     pub(crate) reporting: u64,
 }
 
+/// What a rule says of the nodes that it is for. No data is not that all is well: nobody reports what it looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RuleState {
+    /// It is not judged.
+    Disabled,
+    /// No node reports what it looks at.
+    NoData,
+    /// Nothing is wrong on the nodes that report.
+    Ok,
+    /// It is broken somewhere, but nowhere for long enough.
+    Pending,
+    /// It fires somewhere.
+    Firing,
+}
+
 impl Board {
     /// As it was stored.
     pub(crate) fn resume(
@@ -167,6 +183,20 @@ impl Board {
     /// How much a rule saw the last time.
     pub(crate) fn coverage(&self, rule: &str) -> Coverage {
         self.coverage.get(rule).copied().unwrap_or_default()
+    }
+
+    /// What a rule that is judged said the last time.
+    pub(crate) fn standing(&self, rule: &str) -> RuleState {
+        let states = || self.alerts.get(rule).into_iter().flatten().map(|(_, alert)| alert.state);
+        if states().any(|state| matches!(state, State::Firing { .. })) {
+            RuleState::Firing
+        } else if states().any(|state| matches!(state, State::Pending { .. })) {
+            RuleState::Pending
+        } else if self.coverage(rule).reporting == 0 {
+            RuleState::NoData
+        } else {
+            RuleState::Ok
+        }
     }
 
     /// Silences an alert, in the place of an earlier silence.
@@ -390,6 +420,23 @@ mod tests {
         board.evaluate(&rules, &[node("a", true), node("b", false), unheard], 0);
         assert_eq!(board.coverage("node-offline"), Coverage { nodes: 3, reporting: 2 });
         assert_eq!(board.coverage("nothing"), Coverage::default());
+    }
+
+    #[test]
+    fn a_rule_without_readings_is_not_well() {
+        let (mut board, mut rules) = (Board::default(), rules());
+        let unheard = Subject { node: "c".to_owned(), ..Subject::default() };
+        board.evaluate(&rules, std::slice::from_ref(&unheard), 0);
+        assert_eq!(board.standing("node-offline"), RuleState::NoData);
+        board.evaluate(&rules, &[node("a", false), unheard], TICK_MS);
+        assert_eq!(board.standing("node-offline"), RuleState::Ok);
+        rules.get_mut("node-offline").unwrap().for_ms = TICK_MS;
+        board.evaluate(&rules, &[node("a", true), node("b", false)], 2 * TICK_MS);
+        assert_eq!(board.standing("node-offline"), RuleState::Pending);
+        board.evaluate(&rules, &[node("a", true), node("b", false)], 3 * TICK_MS);
+        assert_eq!(board.standing("node-offline"), RuleState::Firing);
+        board.evaluate(&rules, &[node("b", false)], 4 * TICK_MS);
+        assert_eq!(board.standing("node-offline"), RuleState::Ok, "what has ended is no longer so");
     }
 
     #[test]

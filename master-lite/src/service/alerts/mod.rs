@@ -9,7 +9,7 @@ pub(crate) mod rule;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use board::{Alert, Board, Coverage, Notice, Silence};
+use board::{Alert, Board, Coverage, Notice, RuleState, Silence};
 use machine::State;
 use reading::Subject;
 use rule::{Rule, Severity, built_in};
@@ -319,9 +319,11 @@ impl Alerts {
         self.board().alerts().filter(is_firing).cloned().collect()
     }
 
-    /// How much of the fleet a rule sees.
-    pub(crate) fn coverage(&self, rule: &str) -> Coverage {
-        self.board().coverage(rule)
+    /// How much of the fleet a rule sees, and what it says of it.
+    pub(crate) fn standing(&self, known: &KnownRule) -> (Coverage, RuleState) {
+        let board = self.board();
+        let standing = if known.rule.enabled { board.standing(&known.id) } else { RuleState::Disabled };
+        (board.coverage(&known.id), standing)
     }
 
     /// Alerts beyond the limit that are not kept.

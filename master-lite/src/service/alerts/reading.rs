@@ -9,6 +9,9 @@ use crate::service::metrics::point::{Point, Times};
 /// Rates, shares and percentiles are of this long before now.
 pub(crate) const WINDOW_MS: u64 = 60_000;
 
+/// The role of the subjects that stand for the master's own certificates; no node has it.
+pub(crate) const MASTER_ROLE: &str = "master";
+
 /// A figure of one node. Shares, rates and percentiles are of the last minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -41,7 +44,7 @@ pub(crate) enum Metric {
     WebsocketReconnectPercent,
     /// BGP sessions that went down.
     BgpFlapsPerMinute,
-    /// Days until the node's first certificate ends.
+    /// Days until the first certificate ends: that of the agent, those of the data plane, and the master's own.
     CertificateDaysLeft,
     /// 1 while a node has missed three heartbeats, else 0.
     NodeOffline,
@@ -49,12 +52,42 @@ pub(crate) enum Metric {
     ConfigRefused,
 }
 
+impl Metric {
+    /// Where the figure comes from, for people who wonder why there is none.
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Self::CpuPercent | Self::MemoryPercent | Self::LoadAverage => "the agent's heartbeats",
+            Self::Connections => "the data plane's millrace_connections",
+            Self::RequestsInFlight => "the data plane's millrace_requests_in_flight",
+            Self::RequestsPerSecond => "the data plane's millrace_requests_total",
+            Self::ErrorPercent => "the data plane's millrace_faults_total and millrace_requests_total",
+            Self::FirstByteP95Ms | Self::FirstByteP99Ms => "the data plane's millrace_first_byte_seconds",
+            Self::ChunkGapP99Ms => "the data plane's millrace_chunk_gap_seconds",
+            Self::UpstreamP95Ms => "the data plane's millrace_upstream_seconds",
+            Self::ProxyP99Ms => "the data plane's millrace_proxy_seconds",
+            Self::WebsocketReconnectPercent => {
+                "the data plane's millrace_websocket_reconnects_total and millrace_websocket_connections_total, which a \
+                 data plane without WebSocket does not have"
+            }
+            Self::BgpFlapsPerMinute => {
+                "the node's millrace_bgp_flaps_total, which a node that announces nothing by BGP does not have"
+            }
+            Self::CertificateDaysLeft => {
+                "the master's own certificates, the client certificates that agents show, and the data plane's \
+                 millrace_certificate_not_after_seconds, as far as there are any"
+            }
+            Self::NodeOffline => "the heartbeats that come or do not",
+            Self::ConfigRefused => "what the agent says of the config that it was offered",
+        }
+    }
+}
+
 /// A node as it is now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subject {
     /// Its id.
     pub(crate) node: String,
-    /// What it is for: `edge` or `core`.
+    /// What it is for: `edge`, `core`, or [`MASTER_ROLE`].
     pub(crate) role: String,
     /// Where it is; may be empty.
     pub(crate) region: String,

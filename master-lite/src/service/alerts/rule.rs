@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::machine::Reading;
-use super::reading::{Metric, Subject};
+use super::reading::{MASTER_ROLE, Metric, Subject};
 use crate::service::name::{check_name, check_names, check_text};
 use crate::service::refusal::Refusal;
 
@@ -63,7 +63,7 @@ impl Severity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Match {
-    /// `edge` or `core`.
+    /// `edge`, `core`, or `master` for the master's own certificates.
     pub(crate) roles: Vec<String>,
     /// Regions.
     pub(crate) regions: Vec<String>,
@@ -114,6 +114,7 @@ impl Rule {
         let has = |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|one| one == value);
         let Match { roles, regions, tags, nodes } = &self.matching;
         self.enabled
+            && (subject.role != MASTER_ROLE || self.metric == Metric::CertificateDaysLeft)
             && has(roles, &subject.role)
             && has(regions, &subject.region)
             && has(nodes, &subject.node)
@@ -240,7 +241,8 @@ pub(crate) fn built_in() -> BTreeMap<&'static str, Rule> {
         (
             "certificate-expiring",
             rule(
-                "A node's certificate ends within two weeks.",
+                "A certificate ends within two weeks: the master's own, or one of a node's. After it is renewed, restart the \
+                 master, or the node's agent.",
                 Metric::CertificateDaysLeft,
                 Below,
                 14.0,
@@ -288,6 +290,14 @@ mod tests {
         assert!(!rule.is_for(&subject("us", &["b"])));
         assert!(!rule.is_for(&subject("hk", &["c"])));
         assert!(!Rule { enabled: false, ..rule }.is_for(&subject("hk", &["b"])));
+        let master = Subject { role: MASTER_ROLE.to_owned(), ..Subject::default() };
+        let built_in = built_in();
+        let for_master: Vec<_> = built_in.iter().filter(|(_, rule)| rule.is_for(&master)).collect();
+        assert_eq!(for_master.len(), 1);
+        assert_eq!(
+            for_master[0].0, &"certificate-expiring",
+            "a master has no processors or configs to judge"
+        );
     }
 
     #[test]

@@ -16,8 +16,9 @@ pub(crate) struct Exposition {
     families: BTreeMap<String, Family>,
 }
 
+/// One metric, as far as it is written.
 #[derive(Debug)]
-struct Family {
+pub(super) struct Family {
     kind: MetricKind,
     text: String,
 }
@@ -35,12 +36,9 @@ impl Exposition {
         }
     }
 
-    /// Adds a node's metric. One that another node reports as another kind is left out: a metric has one kind.
-    pub(crate) fn reported(&mut self, reported: &MetricFamily, node: &[Label<'_>]) {
-        let Some(family) = self.family(&reported.name, reported.kind(), &reported.help) else { return };
-        for series in &reported.series {
-            family.series(&reported.name, series, node);
-        }
+    /// Whether there is a metric of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.families.contains_key(name)
     }
 
     /// The text, a piece for each metric, by name.
@@ -50,15 +48,36 @@ impl Exposition {
 
     fn family(&mut self, name: &str, kind: MetricKind, help: &str) -> Option<&mut Family> {
         if !self.families.contains_key(name) {
-            let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-            let text = format!("# HELP {name} {help}\n# TYPE {name} {}\n", word(kind));
-            self.families.insert(name.to_owned(), Family { kind, text });
+            self.families.insert(name.to_owned(), Family::new(name, kind, help));
         }
         self.families.get_mut(name).filter(|family| family.kind == kind)
     }
 }
 
 impl Family {
+    /// Its head.
+    pub(super) fn new(name: &str, kind: MetricKind, help: &str) -> Self {
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        Self { kind, text: format!("# HELP {name} {help}\n# TYPE {name} {}\n", word(kind)) }
+    }
+
+    /// Adds what a node reports. What is of another kind is left out: a metric has one.
+    pub(super) fn reported(&mut self, reported: &MetricFamily, node: &[Label<'_>]) {
+        if reported.kind() == self.kind {
+            reported.series.iter().for_each(|series| self.series(&reported.name, series, node));
+        }
+    }
+
+    /// How long its text is by now.
+    pub(super) fn length(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Its text so far; what comes is behind it.
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
     fn series(&mut self, name: &str, series: &Series, node: &[Label<'_>]) {
         match &series.value {
             Some(Value::Number(number)) => self.sample(name, "", node, &series.labels, None, *number),
@@ -145,34 +164,32 @@ mod tests {
     use super::super::report::tests::{counts, family, series};
     use super::*;
 
-    fn text(exposition: Exposition) -> String {
-        exposition.into_pieces().collect()
+    fn text(reported: &[(&str, MetricFamily)]) -> String {
+        let (_, first) = &reported[0];
+        let mut family = Family::new(&first.name, first.kind(), &first.help);
+        reported.iter().for_each(|(node, reported)| family.reported(reported, &[("node", node)]));
+        family.take()
     }
 
     #[test]
-    fn series_of_all_nodes_stand_together_with_their_labels() {
+    fn labels_are_quoted_and_the_masters_own_metrics_stand_by_name() {
+        let series = vec![series(&[("route", "a\"b\\c\n")], Value::Number(1.0))];
+        let reported = family("m_total", MetricKind::Counter, series);
+        let expected =
+            "# HELP m_total help\n# TYPE m_total counter\nm_total{node=\"n1\",route=\"a\\\"b\\\\c\\n\"} 1\n";
+        assert_eq!(text(&[("n1", reported)]), expected);
         let mut exposition = Exposition::default();
-        let reported = |number| {
-            family(
-                "m_total",
-                MetricKind::Counter,
-                vec![series(&[("route", "a\"b\\c\n")], Value::Number(number))],
-            )
-        };
-        exposition.reported(&reported(1.0), &[("node", "n1")]);
-        exposition.number(("a", MetricKind::Gauge, "x"), &[], 0.5);
-        exposition.reported(&reported(2.0), &[("node", "n2")]);
-        let expected = "# HELP a x\n# TYPE a gauge\na 0.5\n# HELP m_total help\n# TYPE m_total counter\n\
-            m_total{node=\"n1\",route=\"a\\\"b\\\\c\\n\"} 1\nm_total{node=\"n2\",route=\"a\\\"b\\\\c\\n\"} 2\n";
-        assert_eq!(text(exposition), expected);
+        exposition.number(("b", MetricKind::Gauge, "x"), &[("node", "n")], 2.0);
+        exposition.number(("a", MetricKind::Gauge, "y"), &[], 0.5);
+        let text: String = exposition.into_pieces().collect();
+        assert_eq!(text, "# HELP a y\n# TYPE a gauge\na 0.5\n# HELP b x\n# TYPE b gauge\nb{node=\"n\"} 2\n");
     }
 
     #[test]
     fn buckets_are_cumulative_and_end_in_the_count() {
-        let mut exposition = Exposition::default();
         let reported = family("t", MetricKind::Histogram, vec![series(&[], counts(&[1, 0, 2]))]);
-        exposition.reported(&reported, &[("node", "n")]);
-        let lines: Vec<String> = text(exposition).lines().skip(2).map(str::to_owned).collect();
+        let text = text(&[("n", reported)]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
         let expected = [
             "t_bucket{node=\"n\",le=\"1\"} 1",
             "t_bucket{node=\"n\",le=\"2\"} 1",
@@ -185,19 +202,14 @@ mod tests {
 
     #[test]
     fn a_nodes_own_label_does_not_hide_the_masters() {
-        let mut exposition = Exposition::default();
         let reported = family("m", MetricKind::Gauge, vec![series(&[("node", "liar")], Value::Number(1.0))]);
-        exposition.reported(&reported, &[("node", "n")]);
-        assert!(text(exposition).ends_with("m{node=\"n\",exported_node=\"liar\"} 1\n"));
+        assert!(text(&[("n", reported)]).ends_with("m{node=\"n\",exported_node=\"liar\"} 1\n"));
     }
 
     #[test]
     fn a_metric_has_one_kind() {
-        let mut exposition = Exposition::default();
-        for (kind, node) in [(MetricKind::Gauge, "a"), (MetricKind::Counter, "b")] {
-            exposition.reported(&family("m", kind, vec![series(&[], Value::Number(1.0))]), &[("node", node)]);
-        }
-        let text = text(exposition);
+        let of = |kind| family("m", kind, vec![series(&[], Value::Number(1.0))]);
+        let text = text(&[("a", of(MetricKind::Gauge)), ("b", of(MetricKind::Counter))]);
         assert!(text.contains("gauge") && !text.contains("counter") && !text.contains("\"b\""), "{text}");
     }
 }

@@ -1,12 +1,17 @@
 //! A node's past, in two rings: ten-second points of the last hour, one-minute points of the last day. Bounded in points
 //! and in bytes, in memory only: after a restart of the master history begins anew.
 //!
+//! ```text
+//!   blocks, thirty points each, packed together        tail, packed one by one      open
+//!   [ oldest ][ ... ][ ... ][ ... ]                    | . . . . . . . . |           { newest, still growing }
+//! ```
 //! The minute ring is fed with every report, not from the other ring, so that a minute is whole as soon as it is over.
 
 use std::collections::VecDeque;
 
 use prost::Message;
 
+use super::block::Block;
 use super::point::{BoundSets, Point, Record};
 
 /// How fine a history is.
@@ -35,12 +40,21 @@ impl Resolution {
         }
     }
 
-    /// How many bytes the points may take. A point of an idle node takes about 50 bytes, of one with traffic of a few
-    /// kinds 150: 192 each leaves a margin, and with both rings bounds a node at 338 KiB. Past this the oldest go first.
-    pub(crate) fn bytes_max(self) -> usize {
-        self.points_max() * 192
+    /// The part of a node's bytes that this ring may take: as much as its part of the points.
+    fn share(self, node_bytes_max: usize) -> usize {
+        node_bytes_max / POINTS_MAX * self.points_max()
     }
 }
+
+/// Points of both rings.
+const POINTS_MAX: usize = 360 + 1_440;
+
+/// How many bytes the points of one node may take, however few nodes there are: a point of an idle node takes about 10
+/// bytes, of a busy one about 70. Past this, or past the node's share of what all may take, the oldest go first.
+pub(crate) const NODE_BYTES_MAX: usize = POINTS_MAX * 192;
+
+/// Points that are packed together: more would pack little better, and be unpacked for a look at one of them.
+const BLOCK_POINTS: usize = 30;
 
 /// A point and when it began.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +79,11 @@ impl Default for History {
 }
 
 impl History {
-    /// Adds what was reported at a time. A clock that was set back adds to the newest point.
-    pub(crate) fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets) {
-        self.fine.add(now_ms, point, sets);
-        self.coarse.add(now_ms, point, sets);
+    /// Adds what was reported at a time, and forgets what is too old or does not fit into so many bytes any more. A
+    /// clock that was set back adds to the newest point.
+    pub(crate) fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets, bytes_max: usize) {
+        self.fine.add(now_ms, point, sets, bytes_max);
+        self.coarse.add(now_ms, point, sets, bytes_max);
     }
 
     /// The points that begin in a range of time, oldest first.
@@ -95,27 +110,36 @@ impl History {
         Some(sum)
     }
 
+    /// Forgets what does not fit into so many bytes.
+    pub(crate) fn forget(&mut self, bytes_max: usize) {
+        for ring in [&mut self.fine, &mut self.coarse] {
+            ring.forget(ring.resolution.share(bytes_max));
+        }
+    }
+
     /// Memory that the points take.
     pub(crate) fn bytes(&self) -> usize {
-        self.fine.packed.capacity() + self.coarse.packed.capacity()
+        self.fine.bytes() + self.coarse.bytes()
     }
 }
 
-/// Points of one resolution. The newest is still growing and kept open; the others are packed, each behind its length.
+/// Points of one resolution.
 #[derive(Debug)]
 struct Ring {
     resolution: Resolution,
     open: Option<(u64, Point)>,
-    packed: VecDeque<u8>,
-    points: usize,
+    /// Less than [`BLOCK_POINTS`] records, each behind its length.
+    tail: Vec<u8>,
+    tail_points: usize,
+    blocks: VecDeque<Block>,
 }
 
 impl Ring {
     fn new(resolution: Resolution) -> Self {
-        Ring { resolution, open: None, packed: VecDeque::new(), points: 0 }
+        Ring { resolution, open: None, tail: Vec::new(), tail_points: 0, blocks: VecDeque::new() }
     }
 
-    fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets) {
+    fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets, bytes_max: usize) {
         let slot = now_ms / self.resolution.step_ms();
         match &mut self.open {
             Some((open, sum)) if *open >= slot => sum.add(point),
@@ -123,77 +147,78 @@ impl Ring {
                 let full = open.replace((slot, point.clone()));
                 if let Some((slot, point)) = full {
                     self.close(&Record::pack(slot, &point, sets));
+                    self.forget(self.resolution.share(bytes_max));
                 }
             }
         }
     }
 
     fn close(&mut self, record: &Record) {
-        let bytes = record.encode_to_vec();
-        // A record has at most four histograms of at most 128 buckets of at most 12 bytes: its length fits.
-        let Ok(length) = u16::try_from(bytes.len()) else { return };
-        // The open point counts as one.
-        while self.points + 1 >= self.resolution.points_max()
-            || self.packed.len() + bytes.len() + LENGTH_BYTES > self.resolution.bytes_max()
-        {
-            if !self.forget_oldest() {
-                break;
+        let length = record.encoded_len() + LENGTH_BYTES_MAX;
+        if self.tail.capacity() - self.tail.len() < length {
+            // In small steps: doubling would take twice the room.
+            self.tail.reserve_exact(length.max(GROWTH_BYTES));
+        }
+        let encoded = record.encode_length_delimited(&mut self.tail);
+        // A vector has always room.
+        self.tail_points += usize::from(encoded.is_ok());
+        if self.tail_points == BLOCK_POINTS {
+            self.blocks.push_back(Block::pack(&self.tail()));
+            self.tail.clear();
+            self.tail_points = 0;
+        }
+    }
+
+    /// Forgets the oldest blocks: those of which no point is wanted any more, and those that do not fit.
+    fn forget(&mut self, bytes_max: usize) {
+        while let Some(oldest) = self.blocks.front() {
+            let is_wanted = self.points() - oldest.points < self.resolution.points_max();
+            if is_wanted && self.bytes() <= bytes_max {
+                return;
             }
-        }
-        self.grow(LENGTH_BYTES + bytes.len());
-        self.packed.extend(length.to_le_bytes());
-        self.packed.extend(bytes);
-        self.points += 1;
-    }
-
-    /// Makes room in small steps: doubling, as the deque does by itself, would take twice the bound.
-    fn grow(&mut self, more: usize) {
-        if self.packed.capacity() - self.packed.len() < more {
-            self.packed.reserve_exact(more.max(GROWTH_BYTES));
+            self.blocks.pop_front();
         }
     }
 
-    fn forget_oldest(&mut self) -> bool {
-        let Some(length) = length_at(&self.packed, 0) else { return false };
-        self.packed.drain(..LENGTH_BYTES + length);
-        self.points -= 1;
-        true
+    fn points(&self) -> usize {
+        let packed: usize = self.blocks.iter().map(|block| block.points).sum();
+        packed + self.tail_points + usize::from(self.open.is_some())
+    }
+
+    fn bytes(&self) -> usize {
+        self.tail.capacity() + self.blocks.iter().map(Block::bytes).sum::<usize>()
     }
 
     fn range(&self, from_ms: u64, to_ms: u64, sets: &BoundSets) -> Vec<Dated> {
         let step_ms = self.resolution.step_ms();
         let is_inside = |slot: u64| (from_ms..to_ms.max(from_ms)).contains(&(slot * step_ms));
+        let overlaps =
+            |block: &&Block| block.last_slot * step_ms >= from_ms && block.first_slot * step_ms < to_ms;
         let open = self.open.iter().filter(|(slot, _)| is_inside(*slot));
-        let closed = self.records().filter(|record| is_inside(record.slot));
-        closed
+        let closed = self.blocks.iter().filter(overlaps).flat_map(Block::unpack).chain(self.tail());
+        let mut found: Vec<Dated> = closed
+            .filter(|record| is_inside(record.slot))
             .map(|record| (record.slot, record.unpack(sets)))
             .chain(open.cloned())
             .map(|(slot, point)| Dated { begin_ms: slot * step_ms, point })
-            .collect()
+            .collect();
+        // The oldest block may have more than is promised.
+        found.drain(..found.len().saturating_sub(self.resolution.points_max()));
+        found
     }
 
-    fn records(&self) -> impl Iterator<Item = Record> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let begin = at + LENGTH_BYTES;
-            let end = begin + length_at(&self.packed, at)?;
-            at = end;
-            let bytes: Vec<u8> = self.packed.range(begin..end).copied().collect();
-            Record::decode(&bytes[..]).ok()
-        })
+    fn tail(&self) -> Vec<Record> {
+        let mut bytes = &self.tail[..];
+        let records = (0..self.tail_points).map_while(|_| Record::decode_length_delimited(&mut bytes).ok());
+        records.collect()
     }
 }
 
-/// The length before each record.
-const LENGTH_BYTES: usize = 2;
+/// The length before each record: of a record of any size that a report can have.
+const LENGTH_BYTES_MAX: usize = 5;
 
-/// How much a ring grows at once: about an hour of an idle node's minutes.
-const GROWTH_BYTES: usize = 4 << 10;
-
-fn length_at(packed: &VecDeque<u8>, at: usize) -> Option<usize> {
-    let bytes = [*packed.get(at)?, *packed.get(at + 1)?];
-    Some(usize::from(u16::from_le_bytes(bytes)))
-}
+/// How much a tail grows at once: ten points of a busy node.
+const GROWTH_BYTES: usize = 2 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -218,7 +243,7 @@ mod tests {
     fn keeps_an_hour_of_ten_seconds_and_a_day_of_minutes() {
         let (mut history, sets) = (History::default(), BoundSets::default());
         for tick in 0..20_000 {
-            history.add(tick * 10_000, &requests(1), &sets);
+            history.add(tick * 10_000, &requests(1), &sets, NODE_BYTES_MAX);
         }
         for resolution in [Resolution::TenSeconds, Resolution::Minute] {
             let points = all(&history, resolution);
@@ -237,12 +262,14 @@ mod tests {
         let (mut history, mut sets) = (History::default(), BoundSets::default());
         let bounds = sets.shared(&(1..=127).map(f64::from).collect::<Vec<_>>()).unwrap();
         let large = Histogram::new(bounds, vec![u64::MAX; 128], f64::MAX).unwrap();
-        let point = Point { times: [0; 4].map(|_| Some(large.clone())), ..requests(u64::MAX) };
+        let mut point = Point { times: [0; 4].map(|_| Some(large.clone())), ..requests(u64::MAX) };
         for tick in 0..2_000 {
-            history.add(tick * 60_000, &point, &sets);
+            history.add(tick * 60_000, &point, &sets, NODE_BYTES_MAX);
+            point.figures.requests ^= tick;
         }
-        let bytes_max = Resolution::TenSeconds.bytes_max() + Resolution::Minute.bytes_max();
-        assert!(history.bytes() <= bytes_max + 2 * (16 << 10), "{} bytes", history.bytes());
+        // What has not become a block yet is not forgotten.
+        let tails = 2 * BLOCK_POINTS * (4 * 128 * 12);
+        assert!(history.bytes() <= NODE_BYTES_MAX + tails, "{} bytes", history.bytes());
         let newest = history.range(Resolution::Minute, 0, u64::MAX, &sets).pop().unwrap();
         assert_eq!(newest.begin_ms, 1_999 * 60_000);
     }
@@ -264,16 +291,16 @@ mod tests {
             ..Figures::default()
         };
         for tick in 0..9_000 {
-            history.add(tick * 10_000, &Point { figures, ..Point::default() }, &sets);
+            history.add(tick * 10_000, &Point { figures, ..Point::default() }, &sets, NODE_BYTES_MAX);
         }
-        assert!(history.bytes() < 110 << 10, "{} bytes", history.bytes());
+        assert!(history.bytes() < 16 << 10, "{} bytes", history.bytes());
     }
 
     #[test]
     fn a_clock_set_back_adds_to_the_newest_point() {
         let (mut history, sets) = (History::default(), BoundSets::default());
-        history.add(100_000, &requests(1), &sets);
-        history.add(50_000, &requests(2), &sets);
+        history.add(100_000, &requests(1), &sets, NODE_BYTES_MAX);
+        history.add(50_000, &requests(2), &sets, NODE_BYTES_MAX);
         let points = all(&history, Resolution::TenSeconds);
         assert_eq!(points, [Dated { begin_ms: 100_000, point: requests(3) }]);
     }
@@ -282,7 +309,7 @@ mod tests {
     fn recent_is_the_sum_of_the_window_alone() {
         let (mut history, sets) = (History::default(), BoundSets::default());
         for tick in 0..60 {
-            history.add(tick * 10_000, &requests(tick), &sets);
+            history.add(tick * 10_000, &requests(tick), &sets, NODE_BYTES_MAX);
         }
         assert_eq!(history.recent(60_000, 600_000, &sets), Some(requests(54 + 55 + 56 + 57 + 58 + 59)));
         assert_eq!(history.recent(60_000, 900_000, &sets), None);
@@ -295,7 +322,7 @@ mod tests {
             let (mut now_ms, mut expected) = (0, BTreeMap::<u64, u64>::new());
             for (step_ms, count) in steps {
                 now_ms += step_ms;
-                history.add(now_ms, &requests(count), &sets);
+                history.add(now_ms, &requests(count), &sets, NODE_BYTES_MAX);
                 *expected.entry(now_ms / 10_000 * 10_000).or_default() += count;
             }
             let found: Vec<(u64, u64)> = all(&history, Resolution::TenSeconds)

@@ -1,25 +1,40 @@
 //! What nodes report of themselves, kept in memory: the newest report for scrapes, and a bounded past. Nothing of it is
 //! stored: after a restart of the master nodes report again within seconds, and their past begins anew.
 
+mod block;
 pub(crate) mod exposition;
+pub(crate) mod fleet_text;
+#[cfg(test)]
+mod full_day;
 pub(crate) mod histogram;
 pub(crate) mod history;
+mod kept;
 pub(crate) mod point;
 mod report;
+mod row;
 pub(crate) mod totals;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use prost::Message as _;
 use proto::v1::{self, HostMetrics};
 
-use history::{Dated, History, Resolution};
+pub(crate) use kept::Kept;
+
+use history::{Dated, History, NODE_BYTES_MAX, Resolution};
+use kept::Names;
 use point::{BoundSets, Figures, Point};
 
 /// Longest time that one report may cover. A node that comes back after an outage has counted all the while: what it
 /// did then is no news of now, and would show as a peak.
 const COVERED_MS_MAX: u64 = 10 * 60_000;
+
+/// What the pasts of all nodes may take together, shared out evenly: a day of five hundred busy nodes (`full_day` measures
+/// it). With more nodes, or busier ones, the past of each is shorter.
+const HISTORY_BYTES_MAX: usize = 72 << 20;
+
+/// And their newest reports: of each node some hundred series, of a few nodes all that they may send.
+const REPORTS_BYTES_MAX: usize = 24 << 20;
 
 /// Everything that is known of what nodes do.
 #[derive(Debug, Default)]
@@ -31,6 +46,7 @@ pub(crate) struct Metrics {
 struct Fleet {
     nodes: HashMap<String, Node>,
     sets: BoundSets,
+    names: Names,
 }
 
 #[derive(Debug, Default)]
@@ -40,11 +56,32 @@ struct Node {
     report: Option<Report>,
 }
 
-/// The newest report, encoded: decoded it would take several times the room.
+/// The bytes that one node may take.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    history: usize,
+    report: usize,
+}
+
+impl Fleet {
+    /// A node with what is needed to add to it.
+    fn node(&mut self, node: &str) -> (&mut Node, &mut BoundSets, &mut Names, Share) {
+        // One that is new counts from its second report on.
+        let share = self.share();
+        (self.nodes.entry(node.to_owned()).or_default(), &mut self.sets, &mut self.names, share)
+    }
+
+    fn share(&self) -> Share {
+        let count = self.nodes.len().max(1);
+        Share { history: (HISTORY_BYTES_MAX / count).min(NODE_BYTES_MAX), report: REPORTS_BYTES_MAX / count }
+    }
+}
+
+/// The newest report.
 #[derive(Clone, Debug)]
 struct Report {
     at_ms: u64,
-    bytes: Arc<[u8]>,
+    kept: Kept,
     certificate_not_after_s: Option<f64>,
 }
 
@@ -53,51 +90,50 @@ struct Report {
 pub(crate) struct Latest {
     /// How its host does.
     pub(crate) host: Option<HostMetrics>,
-    report: Option<Arc<[u8]>>,
-}
-
-impl Latest {
     /// What its data plane reported.
-    pub(crate) fn report(&self) -> Option<v1::Metrics> {
-        v1::Metrics::decode(self.report.as_deref()?).ok()
-    }
+    pub(crate) report: Option<Kept>,
 }
 
 impl Metrics {
     /// A heartbeat has told how the host does.
     pub(crate) fn handle_heartbeat(&self, node: &str, host: &HostMetrics, now_ms: u64) {
         let mut fleet = self.lock();
-        let Fleet { nodes, sets } = &mut *fleet;
-        let node = nodes.entry(node.to_owned()).or_default();
+        let (node, sets, _, share) = fleet.node(node);
         let point = Point { figures: host_figures(node.host.as_ref(), host, now_ms), ..Point::default() };
-        node.history.add(now_ms, &point, sets);
+        node.history.add(now_ms, &point, sets, share.history);
         node.host = Some((now_ms, *host));
     }
 
     /// A data plane's report has come.
     pub(crate) fn handle_report(&self, node: &str, report: v1::Metrics, now_ms: u64) {
-        let report = report::checked(report);
         let mut fleet = self.lock();
-        let Fleet { nodes, sets } = &mut *fleet;
-        let node = nodes.entry(node.to_owned()).or_default();
+        let (node, sets, names, share) = fleet.node(node);
+        let report = report::checked(report, share.report);
         let earlier = node.report.as_ref().and_then(|earlier| {
             let covered_ms = now_ms.saturating_sub(earlier.at_ms);
-            let decoded = v1::Metrics::decode(&earlier.bytes[..]).ok()?;
-            (covered_ms <= COVERED_MS_MAX).then_some((covered_ms, decoded))
+            (covered_ms <= COVERED_MS_MAX).then(|| (covered_ms, earlier.kept.watched()))
         });
         let (covered_ms, earlier) = earlier.unzip();
         let point = report::difference(earlier.as_ref(), &report, covered_ms.unwrap_or(0), sets);
-        node.history.add(now_ms, &point, sets);
+        node.history.add(now_ms, &point, sets, share.history);
         node.report = Some(Report {
             at_ms: now_ms,
-            bytes: report.encode_to_vec().into(),
+            kept: Kept::of(&report, names),
             certificate_not_after_s: report::certificate_not_after_s(&report),
         });
     }
 
-    /// Forgets nodes that are gone.
+    /// Forgets nodes that are gone, and of the others what does not fit any more since there are more of them.
     pub(crate) fn keep(&self, is_known: impl Fn(&str) -> bool) {
-        self.lock().nodes.retain(|node, _| is_known(node));
+        let mut fleet = self.lock();
+        fleet.nodes.retain(|node, _| is_known(node));
+        let share = fleet.share();
+        for node in fleet.nodes.values_mut() {
+            node.history.forget(share.history);
+            // A node that still reports keeps to its share by itself; of one that does not, the report is old.
+            node.report = node.report.take().filter(|report| report.kept.bytes() <= 2 * share.report);
+        }
+        fleet.names.tidy();
     }
 
     /// What a node did in the last `window_ms`; none where it reported nothing.
@@ -122,13 +158,13 @@ impl Metrics {
     pub(crate) fn latest(&self, node: &str) -> Latest {
         let fleet = self.lock();
         let Some(node) = fleet.nodes.get(node) else { return Latest::default() };
-        let report = node.report.as_ref().map(|report| Arc::clone(&report.bytes));
+        let report = node.report.as_ref().map(|report| report.kept.clone());
         Latest { host: node.host.map(|(_, host)| host), report }
     }
 
     /// Memory that all pasts and newest reports take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let of_report = |report: &Report| report.bytes.len();
+        let of_report = |report: &Report| report.kept.bytes();
         let of_node = |node: &Node| node.history.bytes() + node.report.as_ref().map_or(0, of_report);
         self.lock().nodes.values().map(of_node).sum()
     }
@@ -202,7 +238,7 @@ mod tests {
         assert_eq!(figures.received_bytes_per_s(), Some(100.0));
         assert_eq!(figures.requests_per_s(), Some(5.0));
         assert_eq!(metrics.past("n", Resolution::TenSeconds, 10_000).len(), 2);
-        assert_eq!(metrics.latest("n").report().unwrap().families.len(), 1);
+        assert!(metrics.latest("n").report.unwrap().family("millrace_requests_total").is_some());
         metrics.keep(|node| node != "n");
         assert_eq!(metrics.recent("n", 60_000, 30_000), None);
         assert_eq!(metrics.bytes(), 0);

@@ -256,24 +256,25 @@ pub(super) struct Record {
     #[prost(uint64, tag = "1")]
     pub(super) slot: u64,
     #[prost(message, optional, tag = "2")]
-    figures: Option<Figures>,
+    pub(super) figures: Option<Figures>,
     #[prost(message, repeated, tag = "3")]
-    times: Vec<PackedTimes>,
+    pub(super) times: Vec<PackedTimes>,
 }
 
+/// A distribution in a [`Record`].
 #[derive(Clone, PartialEq, Message)]
-struct PackedTimes {
+pub(super) struct PackedTimes {
     /// Index in [`Times::ALL`].
     #[prost(uint32, tag = "1")]
-    times: u32,
+    pub(super) times: u32,
     /// Number of the bounds.
     #[prost(uint32, tag = "2")]
-    bounds: u32,
+    pub(super) bounds: u32,
     /// How many empty buckets stand before one, and its count, by turns.
     #[prost(uint64, repeated, tag = "3")]
-    buckets: Vec<u64>,
+    pub(super) buckets: Vec<u64>,
     #[prost(float, tag = "4")]
-    sum: f32,
+    pub(super) sum: f32,
 }
 
 impl Record {
@@ -304,7 +305,8 @@ impl Record {
     }
 }
 
-fn sparse(counts: &[u64]) -> Vec<u64> {
+/// How many empty buckets stand before one, and its count, by turns.
+pub(super) fn sparse(counts: &[u64]) -> Vec<u64> {
     let (mut packed, mut empty) = (Vec::new(), 0);
     for count in counts {
         if *count == 0 {
@@ -317,7 +319,8 @@ fn sparse(counts: &[u64]) -> Vec<u64> {
     packed
 }
 
-fn dense(packed: &[u64], buckets: usize) -> Vec<u64> {
+/// The buckets again.
+pub(super) fn dense(packed: &[u64], buckets: usize) -> Vec<u64> {
     let (mut counts, mut at) = (vec![0; buckets], 0_usize);
     for pair in packed.chunks_exact(2) {
         at += usize::try_from(pair[0]).unwrap_or(buckets);

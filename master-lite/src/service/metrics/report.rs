@@ -3,6 +3,7 @@
 //!
 //! What a node writes ends up in other people's scrapes: names and labels that Prometheus would not take are left out.
 
+use prost::Message as _;
 use proto::fleet::limits::{BUCKETS_MAX, LABELS_MAX, SERIES_MAX};
 use proto::v1::{self, MetricFamily, Metrics, Series, series::Value};
 
@@ -26,17 +27,39 @@ mod family {
     pub(super) const WEBSOCKET_RECONNECTS: &str = "millrace_websocket_reconnects_total";
     pub(super) const BGP_FLAPS: &str = "millrace_bgp_flaps_total";
     pub(super) const CERTIFICATE_EXPIRY: &str = "millrace_certificate_not_after_seconds";
+
+    /// All of them.
+    pub(super) const ALL: [&str; 8] = [
+        CONNECTIONS,
+        IN_FLIGHT,
+        REQUESTS,
+        FAULTS,
+        WEBSOCKETS,
+        WEBSOCKET_RECONNECTS,
+        BGP_FLAPS,
+        CERTIFICATE_EXPIRY,
+    ];
 }
 
-/// What cannot be shown is left out, and counted in `series_left_out`.
-pub(crate) fn checked(mut report: Metrics) -> Metrics {
-    let mut room = SERIES_MAX;
+/// Whether history and alerts are made of it; the rest is only shown.
+pub(super) fn is_watched(name: &str) -> bool {
+    family::ALL.contains(&name) || Times::ALL.iter().any(|times| times.metric() == name)
+}
+
+/// What cannot be shown is left out, and what finds no room in so many bytes; both are counted in `series_left_out`.
+pub(crate) fn checked(mut report: Metrics, bytes_max: usize) -> Metrics {
+    let (mut room, mut bytes) = (SERIES_MAX, bytes_max);
     let mut left_out = 0;
+    // Where not all can be kept, that goes first which only people look at.
+    report.families.sort_by_key(|family| !is_watched(&family.name));
     for family in &mut report.families {
         let is_named = is_name(&family.name, true);
         family.series.retain(|series| {
-            let is_kept = is_named && room > 0 && is_showable(series);
-            room -= usize::from(is_kept);
+            let length = series.encoded_len();
+            let is_kept = is_named && room > 0 && length <= bytes && is_showable(series);
+            if is_kept {
+                (room, bytes) = (room - 1, bytes - length);
+            }
             left_out += u64::from(!is_kept);
             is_kept
         });
@@ -298,7 +321,7 @@ pub(crate) mod tests {
             ],
             ..Metrics::default()
         };
-        let kept = checked(sent);
+        let kept = checked(sent, usize::MAX);
         assert_eq!(kept.families.len(), 1);
         assert_eq!(kept.families[0].series, [good]);
         assert_eq!(kept.series_left_out, bad_count + 1);
@@ -307,10 +330,26 @@ pub(crate) mod tests {
     #[test]
     fn a_report_has_so_many_series_and_not_more() {
         let many = vec![series(&[], Value::Number(1.0)); SERIES_MAX + 5];
-        let kept = checked(Metrics {
-            families: vec![family("m", v1::MetricKind::Gauge, many)],
-            ..Metrics::default()
-        });
+        let families = vec![family("m", v1::MetricKind::Gauge, many)];
+        let kept = checked(Metrics { families, ..Metrics::default() }, usize::MAX);
         assert_eq!((kept.families[0].series.len(), kept.series_left_out), (SERIES_MAX, 5));
+    }
+
+    #[test]
+    fn where_room_is_short_what_alerts_are_made_of_stays() {
+        let series = |name: &str| vec![series(&[("route", name)], Value::Number(1.0)); 4];
+        let sent = Metrics {
+            families: vec![
+                family("for_people", v1::MetricKind::Gauge, series("a")),
+                family(family::REQUESTS, v1::MetricKind::Counter, series("b")),
+            ],
+            ..Metrics::default()
+        };
+        let each = sent.families[0].series[0].encoded_len();
+        let kept = checked(sent, 5 * each + each / 2);
+        let counts: Vec<(&str, usize)> =
+            kept.families.iter().map(|family| (family.name.as_str(), family.series.len())).collect();
+        assert_eq!(counts, [(family::REQUESTS, 4), ("for_people", 1)]);
+        assert_eq!(kept.series_left_out, 3);
     }
 }
