@@ -11,8 +11,3 @@ pub mod server;
 mod service;
 mod store;
 mod tls;
-
-/// The program's, so that what tests measure is what it takes.
-#[cfg(test)]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

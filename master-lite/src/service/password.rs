@@ -1,11 +1,11 @@
 //! Passwords: how they are hashed (argon2id with its authors' defaults, 19 MiB each), and what one has to be.
 
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use super::refusal::Refusal;
 use super::secret;
+use crate::keys;
 
 /// Shorter ones are guessed (NIST SP 800-63B asks for 8 with a second factor, 15 without; 12 is between).
 pub(crate) const PASSWORD_CHARS_MIN: usize = 12;
@@ -38,16 +38,51 @@ pub(crate) fn random() -> String {
 /// # Errors
 /// The hash cannot be made, which the memory may be the reason of.
 pub(crate) fn hash(password: &str) -> Result<String, Refusal> {
-    let hash =
-        Argon2::default().hash_password(password.as_bytes()).map_err(|error| Refusal::internal(&error))?;
+    make(password).map_err(|error| Refusal::internal(&error))
+}
+
+fn make(password: &str) -> argon2::password_hash::Result<String> {
+    let (algorithm, version, params) = (Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
+    let salt = Salt::new(&keys::random::<16>())?;
+    let hash = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params)?,
+        hash: Some(derive(password, &salt, &Argon2::new(algorithm, version, params))?),
+        salt: Some(salt),
+    };
     Ok(hash.to_string())
+}
+
+/// Blocks of 1 KiB for which there is room whenever a hash is made: more than any hash needs.
+///
+/// What is larger than 32 MiB goes back to the kernel when it is freed. What is smaller, glibc keeps after the first time
+/// (mallopt(3), M_MMAP_THRESHOLD), 19 MiB for each thread that ever hashed. Room that is not touched costs nothing.
+const ROOM_BLOCKS: usize = 33 * 1024;
+
+fn derive(password: &str, salt: &Salt, argon2: &Argon2<'_>) -> argon2::password_hash::Result<Output> {
+    let blocks = argon2.params().block_count();
+    let mut memory = Vec::with_capacity(ROOM_BLOCKS.max(blocks));
+    memory.resize(blocks, Block::new());
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut output, memory)?;
+    Ok(Output::new(&output)?)
 }
 
 /// Whether the password is the hash's. Without a hash (there is no such user) it takes the same time, and it is not.
 pub(crate) fn is_password_of(password: &str, hash: Option<&str>) -> bool {
     let hash_or_nobody = hash.unwrap_or(NOBODY);
-    let Ok(parsed) = PasswordHash::new(hash_or_nobody) else { return false };
-    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok() && hash.is_some()
+    is_of(password, hash_or_nobody).unwrap_or(false) && hash.is_some()
+}
+
+/// Whatever costs the hash was made with.
+fn is_of(password: &str, hash: &str) -> Option<bool> {
+    let parsed = PasswordHash::new(hash).ok()?;
+    let algorithm = Algorithm::try_from(parsed.algorithm.as_str()).ok()?;
+    let version = Version::try_from(parsed.version?).ok()?;
+    let argon2 = Argon2::new(algorithm, version, Params::try_from(&parsed).ok()?);
+    // The comparison takes the same time wherever they differ.
+    Some(derive(password, parsed.salt.as_ref()?, &argon2).ok()? == parsed.hash?)
 }
 
 /// A hash with the same cost as every other. Whoever knows its password gains nothing.
@@ -65,6 +100,16 @@ mod tests {
         assert!(is_password_of("correct horse battery", Some(&kept)));
         assert!(!is_password_of("correct horse batterz", Some(&kept)));
         assert!(!is_password_of("correct horse battery", None));
+    }
+
+    #[test]
+    fn a_hash_is_what_every_other_program_makes_of_it() {
+        use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+        let others = Argon2::default().hash_password(b"correct horse battery").unwrap().to_string();
+        assert!(is_password_of("correct horse battery", Some(&others)));
+        assert!(!is_password_of("correct horse batterz", Some(&others)));
+        let kept = PasswordHash::new(&hash("correct horse battery").unwrap()).unwrap();
+        assert!(Argon2::default().verify_password(b"correct horse battery", &kept).is_ok());
     }
 
     #[test]
