@@ -116,14 +116,10 @@ impl Bench {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
                 let knee = job("get").closed(CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));
                 let knee = usable(&knee.run()?)?.rate_completed;
-                let job = |rate| {
-                    let job = job("get").paced_after(OVERLOAD_WARMUP, OVERLOAD_CONNECTIONS, rate);
-                    job.flag("--lag-max", millis(OVERLOAD_LAG_MAX))
-                };
-                // So many connections cost everybody more for each request, at any load: an overload is held against what
-                // is answered on as many of them when nobody asks for more.
-                let saturated = usable(&job(None).run()?)?.rate_completed;
-                overload(&job(Some(knee * OVERLOAD)).switch("--overload").run()?, saturated)
+                let rate = Some(knee * OVERLOAD);
+                let job = job("get").paced_after(OVERLOAD_WARMUP, OVERLOAD_CONNECTIONS, rate);
+                let job = job.switch("--overload").flag("--lag-max", millis(OVERLOAD_LAG_MAX));
+                overload(&job.run()?, knee)
             }
         }
     }
@@ -198,9 +194,9 @@ fn idle(record: &IdleRecord) -> Result<Measured, Fault> {
     ])))
 }
 
-fn overload(record: &LoadRecord, saturated: f64) -> Result<Measured, Fault> {
+fn overload(record: &LoadRecord, knee: f64) -> Result<Measured, Fault> {
     let mut sample = rates(usable(record)?);
-    sample.insert(Figure::GoodputPercent, record.rate_completed / saturated * PERCENT);
+    sample.insert(Figure::GoodputPercent, record.rate_completed / knee * PERCENT);
     sample.insert(Figure::BareRejections, record.requests.rejected_without_retry_after as f64);
     Ok(calm(sample))
 }

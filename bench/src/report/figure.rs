@@ -42,7 +42,7 @@ pub enum Figure {
     PeakResidentKib,
     /// Most memory of the whole machine, the kernel's buffers included, for each slow reader, over that without a proxy.
     PeakMachineKib,
-    /// Right answers under too much load, as a share of those in a closed loop on as many connections.
+    /// Right answers under too much load, as a share of those at the knee.
     GoodputPercent,
     /// Requests that were turned away without saying when to come again.
     BareRejections,
@@ -75,7 +75,7 @@ impl Figure {
             Self::WakeP50Us => "request on a long idle connection, p50",
             Self::PeakResidentKib => "peak memory of the proxy per reader",
             Self::PeakMachineKib => "peak memory with the kernel's per reader",
-            Self::GoodputPercent => "goodput, of that of a closed loop",
+            Self::GoodputPercent => "goodput, of that at the knee",
             Self::BareRejections => "rejections without Retry-After",
             Self::MergedEvents => "events merged",
             Self::RequestsPerS => "requests",
