@@ -90,7 +90,7 @@ impl Client {
             Some(body) => self.agent.run(request.body(body)?)?,
             None => self.agent.run(request.body(())?)?,
         };
-        let bytes = response.body_mut().with_config().limit(64 << 20).read_to_vec()?;
+        let bytes = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
         let headers = response.headers().iter();
         Ok(Answer {
             status: response.status().as_u16(),
