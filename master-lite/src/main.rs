@@ -8,10 +8,6 @@ use clap::{Args, Parser, Subcommand};
 use master_lite::config::Config;
 use master_lite::server::{self, Failure};
 
-/// Gives back what it has no use for: a password's hash takes 19 MiB for a moment, which glibc keeps, once for each thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Millrace master: configs, nodes and commands of a fleet of edges.
 #[derive(Parser)]
 #[command(name = "millrace-master", version, arg_required_else_help = true)]
