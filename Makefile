@@ -10,6 +10,8 @@ target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 venv := $(target)/venv
 # Where the integration tests find a Python with the OpenAI and Anthropic SDKs.
 export MILLRACE_TEST_PYTHON = $(venv)/bin/python
+# Where the comparison's report goes.
+BENCH_OUT ?= $(target)/bench
 
 .PHONY: help
 help: ## list the targets
@@ -44,7 +46,7 @@ test: ## everything that must pass: format, lints, all tests, docs, scripts
 	@$(MAKE) --no-print-directory doc
 
 .PHONY: bench
-bench: ## beside nginx, HAProxy and Caddy: all rows, about 15 minutes; report in target/bench (BENCH_ARGS='--rows 1,4')
+bench: ## beside nginx, HAProxy and Caddy: all rows, 15 to 25 minutes; report in target/bench (BENCH_ARGS='--rows 1,4')
 	@$(MAKE) --no-print-directory compare
 
 .PHONY: bench-quick
@@ -55,7 +57,7 @@ bench-quick: ## the same in two minutes: fewer rows, too few rounds for a verdic
 compare:
 	@make/packages bench
 	@$(MAKE) --no-print-directory build
-	'$(target)/release/millrace-bench' compare --out '$(target)/bench' $(BENCH_ARGS)
+	'$(target)/release/millrace-bench' compare --out '$(BENCH_OUT)' $(BENCH_ARGS)
 
 .PHONY: fmt
 fmt: ## format the code

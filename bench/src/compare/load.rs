@@ -57,12 +57,7 @@ impl<'a> Job<'a> {
 
     /// An open loop at a rate, or a closed one without it.
     pub(super) fn paced(self, connections: u32, rate: Option<f64>) -> Self {
-        self.paced_after(WARMUP, connections, rate)
-    }
-
-    /// As [`Job::paced`], with a warm-up of its own.
-    pub(super) fn paced_after(self, warmup: Duration, connections: u32, rate: Option<f64>) -> Self {
-        let this = self.flag("--connections", connections).flag("--warmup", millis(warmup));
+        let this = self.flag("--connections", connections).flag("--warmup", millis(WARMUP));
         match rate {
             Some(rate) => this.flag("--rate", rate.max(1.0)),
             None => this.switch("--closed"),

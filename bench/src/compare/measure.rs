@@ -19,8 +19,6 @@ const CONNECTIONS: u32 = 64;
 const OPEN_LOOP_CONNECTIONS: u32 = 256;
 /// Connections that an overload comes on.
 const OVERLOAD_CONNECTIONS: u32 = 2000;
-/// Time for so many connections to be opened at both sides of a proxy that has a quarter of a core.
-const OVERLOAD_WARMUP: Duration = Duration::from_secs(3);
 /// How much more than the knee an overload is.
 const OVERLOAD: f64 = 1.5;
 /// How late the generator may turn to the requests of an overload. Answers come in bursts of hundreds, whenever the proxy
@@ -116,8 +114,7 @@ impl Bench {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
                 let knee = job("get").closed(CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));
                 let knee = usable(&knee.run()?)?.rate_completed;
-                let rate = Some(knee * OVERLOAD);
-                let job = job("get").paced_after(OVERLOAD_WARMUP, OVERLOAD_CONNECTIONS, rate);
+                let job = job("get").paced(OVERLOAD_CONNECTIONS, Some(knee * OVERLOAD));
                 let job = job.switch("--overload").flag("--lag-max", millis(OVERLOAD_LAG_MAX));
                 overload(&job.run()?, knee)
             }
