@@ -83,8 +83,6 @@ pub(super) struct Ring {
     unsubmitted: VecDeque<Entry>,
     /// Sends that tell of failures only, since the kernel was last asked to take everything.
     unhurried: Vec<u32>,
-    /// A socket was closed that such a send holds open: the next turn must not wait.
-    is_hurried: bool,
     /// What one turn brought, kept between turns for its memory.
     completed: Vec<(u64, i32, u32)>,
 }
@@ -114,7 +112,6 @@ impl Ring {
             starved: Vec::new(),
             unsubmitted: VecDeque::new(),
             unhurried: Vec::new(),
-            is_hurried: false,
             completed: Vec::new(),
         })
     }
@@ -304,7 +301,7 @@ impl Driver for Ring {
             self.sockets.remove(key);
             return;
         }
-        self.is_hurried |= socket.is_unhurried;
+        // A send that tells of failures only has ended by then, so that its cancel fails, which is told at once.
         socket.abandon();
         self.cancel_all(key);
     }
@@ -479,7 +476,6 @@ impl Driver for Ring {
         self.feed_starved();
         self.push_unsubmitted();
         self.provided.publish();
-        let wait = wait && !self.is_hurried;
         let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
         match submitted {
             Ok(_) => {}

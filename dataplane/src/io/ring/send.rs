@@ -49,7 +49,6 @@ impl Ring {
     /// Ends the sends that had nothing to tell. Called with everything submitted and all completions at hand: those that
     /// are not among them have sent all they had.
     pub(super) fn end_unhurried(&mut self) {
-        self.is_hurried = false;
         for (user_data, ..) in &self.completed {
             let (key, operation) = parts(*user_data);
             if operation == SEND
