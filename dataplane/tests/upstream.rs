@@ -52,7 +52,11 @@ fn an_idle_connection_of_another_worker_is_taken_before_one_is_dialled() {
         for _ in 0..60 {
             assert_eq!(proxy.connect().get("/").response().0.status(), 200);
         }
-        assert_eq!(origin.stats().connections.accepted, 1, "{driver}: {}", proxy.status());
+        // On a crowded machine the other worker may not get its turn in time to hand a connection over. It is not waited
+        // for then, and counted.
+        let unanswered = proxy.metric("millrace_pool_stale_total", &[]);
+        let dialled = origin.stats().connections.accepted;
+        assert!(dialled <= 1 + unanswered, "{driver}: {dialled} dialled, {unanswered} not handed over");
         assert!(proxy.metric("millrace_pool_takes_total", &[]) > 0, "{driver}");
     }
 }

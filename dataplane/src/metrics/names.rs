@@ -145,7 +145,7 @@ mod tables {
         counter("millrace_pool_hits_total", "Requests that found an idle connection of their own worker.", |endpoint| endpoint.pool_hits.value()),
         counter("millrace_pool_misses_total", "Requests for which a connection had to be dialled.", |endpoint| endpoint.pool_misses.value()),
         counter("millrace_pool_takes_total", "Requests that took an idle connection of another worker.", |endpoint| endpoint.pool_takes.value()),
-        counter("millrace_pool_stale_total", "Idle connections that were closed because they were dead or too old.", |endpoint| endpoint.pool_stale.value()),
+        counter("millrace_pool_stale_total", "Idle connections that were closed because they were dead, too old, or not handed over in time.", |endpoint| endpoint.pool_stale.value()),
         counter("millrace_connects_total", "Connections established to the endpoint.", |endpoint| endpoint.connects.value()),
         counter("millrace_connect_failures_total", "Connections to the endpoint that could not be established.", |endpoint| endpoint.connect_failures.value()),
     ];
