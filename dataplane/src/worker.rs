@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use dataplane_core::limit::Admission;
 use dataplane_core::stats::WorkerStats;
 use proto::config::Bind;
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::io::{self as driver, Mailbox, Mode};
@@ -76,6 +77,7 @@ pub(crate) struct WorkerOptions {
 pub(crate) struct Workers {
     seats: Vec<Seat>,
     threads: Vec<JoinHandle<()>>,
+    restarted: Arc<Notify>,
 }
 
 /// What is known of one worker from outside of its thread.
@@ -102,6 +104,7 @@ impl Workers {
             .map(|_| Ok(Seat { mailbox: Arc::new(Mailbox::new()?), state: Arc::default() }))
             .collect::<io::Result<Vec<Seat>>>()?;
         let cores = cpu::allowed();
+        let restarted = Arc::<Notify>::default();
         let all_stats: Arc<[Arc<WorkerStats>]> = options.stats.clone().into();
         let threads = (0..options.count)
             .map(|number| {
@@ -112,11 +115,12 @@ impl Workers {
                     seats: seats.clone(),
                     all_stats: Arc::clone(&all_stats),
                     admission: Arc::clone(&options.admission),
+                    restarted: Arc::clone(&restarted),
                 };
                 std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker.run())
             })
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { seats, threads })
+        Ok(Self { seats, threads, restarted })
     }
 
     /// How many there are.
@@ -150,6 +154,11 @@ impl Workers {
         self.seats.iter().map(|seat| seat.state.restarts.load(Ordering::Acquire)).collect()
     }
 
+    /// Waits until a worker was started again.
+    pub(crate) async fn restarted(&self) {
+        self.restarted.notified().await;
+    }
+
     /// Whether all threads have ended.
     pub(crate) fn have_ended(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
@@ -164,6 +173,7 @@ struct Worker {
     seats: Vec<Seat>,
     all_stats: Arc<[Arc<WorkerStats>]>,
     admission: Arc<Admission>,
+    restarted: Arc<Notify>,
 }
 
 impl Worker {
@@ -183,7 +193,7 @@ impl Worker {
                 }
                 Err(_) => {
                     error!(worker = self.number, "the worker panicked and is started again");
-                    state.restarts.fetch_add(1, Ordering::AcqRel);
+                    self.count_restart();
                 }
             }
         }
@@ -206,7 +216,7 @@ impl Worker {
                 Err(_) => {
                     error!(worker = self.number, "the worker panicked and begins anew");
                     state.is_bare.store(true, Ordering::Release);
-                    state.restarts.fetch_add(1, Ordering::AcqRel);
+                    self.count_restart();
                     desk.handle(Order::Drain);
                     former.push(desk.context);
                     former.retain(|context| Rc::strong_count(context) > 1);
@@ -214,6 +224,11 @@ impl Worker {
             }
         }
         info!(worker = self.number, "worker stopped");
+    }
+
+    fn count_restart(&self) {
+        self.seats[self.number].state.restarts.fetch_add(1, Ordering::AcqRel);
+        self.restarted.notify_one();
     }
 
     /// Reads the mailbox and keeps the time, until told to stop; everything else runs in tasks beside this.

@@ -40,8 +40,8 @@ pub(crate) use log::{LogSwitch, start as start_log};
 pub(crate) use node::Node;
 pub(crate) use upgrade::{Inheritance, Origin};
 
-/// How often workers and names are looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked whether workers have ended and names are due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a drain looks whether it is through.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A drain takes at least this long: the workers have to hear of it, and to empty the queues of their sockets.
@@ -182,12 +182,13 @@ impl Control {
                         Err(error) => error!(%error, "the upgrade failed, this process goes on"),
                     }
                 }
+                () = self.node.workers.restarted() => self.equip_restarted(),
                 _ = look.tick() => {
                     if self.node.workers.have_ended() {
                         self.stop(true).await?;
                         return Err(Failure::Failed("no worker is left: the log above says why".to_owned()));
                     }
-                    self.look_after();
+                    self.look_up_due_names();
                 }
             }
         }
@@ -266,8 +267,8 @@ impl Control {
         }
     }
 
-    /// Workers that were started again get their sockets back; names are looked up again.
-    fn look_after(&mut self) {
+    /// Workers that were started again get their sockets back.
+    fn equip_restarted(&mut self) {
         let restarts = self.node.workers.restarts();
         for (worker, (now, before)) in restarts.iter().zip(&self.restarts).enumerate() {
             if now != before {
@@ -275,6 +276,9 @@ impl Control {
             }
         }
         self.restarts = restarts;
+    }
+
+    fn look_up_due_names(&mut self) {
         for host in self.applier.take_due_names() {
             let answer_to = self.answer_to.clone();
             tokio::spawn(async move {

@@ -1,8 +1,9 @@
 //! A worker's clock. It stands still between two ticks and costs nothing to read.
 //!
-//! After a second in which nothing happened it ticks a tenth as often, so that an idle node leaves its cores alone; the
-//! first thing that happens then sets it right, and back to its usual pace. So a deadline of less than a second is exact
-//! to a tick, and a longer one may be late by a tenth of a second on a worker that has nothing else to do.
+//! After a second in which nothing happened it ticks a tenth as often, after five a twenty-fifth, so that an idle node
+//! leaves its cores alone; the first thing that happens then sets it right, and back to its usual pace. So a deadline of
+//! less than a second is exact to a tick, and a longer one may be late by a tenth of a second (from five seconds on by a
+//! quarter) on a worker that has nothing else to do.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,10 +16,8 @@ use crate::sys::event;
 
 /// Resolution of every deadline.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
-/// Ticks without anything else before the clock slows down.
-const QUIET_TICKS: u32 = 100;
-/// Ticks from one to the next while it is slow.
-const SLOW_TICKS: u32 = 10;
+/// Ticks from one to the next, from so many ticks of silence on.
+const PACES: [(u64, u32); 3] = [(500, 25), (100, 10), (0, 1)];
 /// The clock is not slow.
 const STEADY: u64 = 0;
 
@@ -63,28 +62,33 @@ pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> 
     let ticker = Stream::adopt(event::periodic_timer(TICK)?)?;
     SLOW_UNTIL.set(STEADY);
     NOW.set(read());
-    let mut quiet_ticks = 0;
+    let mut quiet_since = now();
+    let mut pace = 1;
     loop {
-        if !ticks(&ticker).await? {
-            SLOW_UNTIL.set(STEADY);
-            event::set_period(&ticker, TICK)?;
-            quiet_ticks = 0;
-            continue;
-        }
-        event::take(&ticker);
+        let has_ticked = ticks(&ticker).await?;
         let now = read();
-        NOW.set(now);
-        timer::advance(now);
-        each_tick(now);
+        if has_ticked {
+            event::take(&ticker);
+            NOW.set(now);
+            timer::advance(now);
+            each_tick(now);
+        }
         // The tick itself is a turn.
-        quiet_ticks = if TURNS.take() <= 1 { quiet_ticks + 1 } else { 0 };
-        if quiet_ticks == QUIET_TICKS {
-            event::set_period(&ticker, TICK * SLOW_TICKS)?;
+        if TURNS.take() > 1 || !has_ticked {
+            quiet_since = now;
         }
-        if quiet_ticks >= QUIET_TICKS {
-            SLOW_UNTIL.set(now + u64::from(SLOW_TICKS));
+        let next = pace_after(now - quiet_since);
+        if next != pace {
+            event::set_period(&ticker, TICK * next)?;
+            pace = next;
         }
+        SLOW_UNTIL.set(if pace == 1 { STEADY } else { now + u64::from(pace) });
     }
+}
+
+/// Ticks from one to the next after so many of silence.
+fn pace_after(silence: u64) -> u32 {
+    PACES.iter().find(|(from, _)| silence >= *from).map_or(1, |(_, pace)| *pace)
 }
 
 /// Waits for the next tick; false when something else happens first, while the clock is slow.
@@ -112,32 +116,41 @@ mod tests {
     use super::super::{Mode, run, sleep, spawn};
     use super::*;
 
+    /// One worker whose silence ends after six seconds.
+    fn keep_time_in_silence(mode: Mode) {
+        let noise = event::event().unwrap();
+        let signal = noise.try_clone().unwrap();
+        let noisy = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(6));
+            event::signal(&signal);
+        });
+        run(mode, async {
+            let ticks = Rc::new(Cell::new(0u32));
+            let counted = Rc::clone(&ticks);
+            spawn(async move { keep_time(|_| counted.set(counted.get() + 1)).await.unwrap() });
+            let noise = Stream::adopt(noise).unwrap();
+            noise.readable().await.unwrap();
+            // A hundred in the first second, forty in the next four, four in the last.
+            assert!((30..200).contains(&ticks.get()), "{} ticks", ticks.get());
+            assert!(read() - now() <= 5, "the clock is {} ticks behind", read() - now());
+            let (before, ticks_before) = (Instant::now(), ticks.get());
+            sleep(Duration::from_millis(200)).await;
+            assert!(before.elapsed() >= Duration::from_millis(190), "{:?}", before.elapsed());
+            assert!(ticks.get() > ticks_before + 2, "it ticks at its usual pace again");
+        })
+        .unwrap();
+        noisy.join().unwrap();
+    }
+
     #[test]
     fn a_clock_slows_down_in_silence_and_is_right_again_when_something_happens() {
-        for mode in [Mode::IoUring, Mode::Epoll] {
-            let noise = event::event().unwrap();
-            let signal = noise.try_clone().unwrap();
-            let noisy = std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(2500));
-                event::signal(&signal);
-            });
-            run(mode, async {
-                let ticks = Rc::new(Cell::new(0u32));
-                let counted = Rc::clone(&ticks);
-                spawn(async move { keep_time(|_| counted.set(counted.get() + 1)).await.unwrap() });
-                let noise = Stream::adopt(noise).unwrap();
-                let before = Instant::now();
-                noise.readable().await.unwrap();
-                let silent_ticks = before.elapsed().as_millis() / TICK.as_millis();
-                assert!(u128::from(ticks.get()) < silent_ticks * 2 / 3, "{} of {silent_ticks}", ticks.get());
-                assert!(read() - now() <= 5, "the clock is {} ticks behind", read() - now());
-                let (before, ticks_before) = (Instant::now(), ticks.get());
-                sleep(Duration::from_millis(200)).await;
-                assert!(before.elapsed() >= Duration::from_millis(190), "{:?}", before.elapsed());
-                assert!(ticks.get() > ticks_before + 2, "it ticks at its usual pace again");
-            })
-            .unwrap();
-            noisy.join().unwrap();
-        }
+        let modes = [Mode::IoUring, Mode::Epoll];
+        let keepers = modes.map(|mode| std::thread::spawn(move || keep_time_in_silence(mode)));
+        keepers.into_iter().for_each(|keeper| keeper.join().unwrap());
+    }
+
+    #[test]
+    fn the_longer_the_silence_the_fewer_ticks() {
+        assert_eq!([0, 99, 100, 499, 500, 100_000].map(pace_after), [1, 1, 10, 10, 25, 25]);
     }
 }
