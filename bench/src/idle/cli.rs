@@ -26,14 +26,21 @@ use crate::sched;
 /// More than a machine has memory for.
 const CONNECTIONS_MAX: u32 = 2_000_000;
 
-/// First requests, and beginnings of streams, a second: well below what any proxy takes.
+/// First requests a second: below what any proxy takes.
 const FIRST_RATE: f64 = 10_000.0;
 
-/// Least time in which they are made.
+/// Beginnings of streams a second: so few that none queues behind others, since the queue would be taken for the latency of
+/// what is measured next.
+const BEGIN_RATE: f64 = 1_000.0;
+
+/// Least time in which either is made.
 const FIRST_MIN_NS: u64 = 200_000_000;
 
 /// Bytes of an event.
 const EVENT_SIZE: u64 = 120;
+
+/// Time from the beginning of the last stream to the measurement.
+pub(super) const SETTLE_NS: u64 = 500_000_000;
 
 /// Streams go on for so long behind the measurement, so that none ends in it.
 const STREAMS_BEHIND_NS: u64 = 1_000_000_000;
@@ -115,8 +122,8 @@ impl IdlePlan {
             )));
         }
         let hold_ns = args.hold.as_nanos() as u64;
-        let begin_ns = first_ns(streams);
-        let lasts_s = (begin_ns + hold_ns + STREAMS_BEHIND_NS) as f64 / 1e9;
+        let begin_ns = spread_ns(streams, BEGIN_RATE);
+        let lasts_s = (begin_ns + SETTLE_NS + hold_ns + STREAMS_BEHIND_NS) as f64 / 1e9;
         let sse = Sse {
             events: (lasts_s * args.events_per_second).ceil() as u64,
             events_per_second: args.events_per_second,
@@ -132,9 +139,11 @@ impl IdlePlan {
             count_max: u64::MAX,
         };
         Ok(Self {
-            idle: plan(args, Scenario::Get(Get { body: Some(get::BODY.into()) }), idle)?,
+            idle: plan(args, Scenario::Get(Get { body: Some(get::BODY.into()) }), idle, FIRST_RATE)?,
             wake: Times { schedule: Some(wake), warmup_ns: 0, duration_ns: hold_ns },
-            streams: (streams > 0).then(|| plan(args, Scenario::Sse(sse), streams)).transpose()?,
+            streams: (streams > 0)
+                .then(|| plan(args, Scenario::Sse(sse), streams, BEGIN_RATE))
+                .transpose()?,
         })
     }
 }
@@ -166,7 +175,8 @@ fn check(args: &IdleArgs) -> Result<(), Unusable> {
     Ok(())
 }
 
-fn plan(args: &IdleArgs, scenario: Scenario, connections: u32) -> Result<Plan, Unusable> {
+/// `connections` that do the first of `scenario` at `rate` a second.
+fn plan(args: &IdleArgs, scenario: Scenario, connections: u32, rate: f64) -> Result<Plan, Unusable> {
     let most = u32::try_from(connections_max()).unwrap_or(u32::MAX).max(1);
     let target = Target::new(&args.target, &scenario)?;
     let sources = args.sources.unwrap_or_else(|| Sources::needed(args.connections, target.address));
@@ -175,7 +185,7 @@ fn plan(args: &IdleArgs, scenario: Scenario, connections: u32) -> Result<Plan, U
             "only a target on 127.0.0.0/8 is reached from several addresses: --sources 1".into(),
         ));
     }
-    let duration_ns = first_ns(connections);
+    let duration_ns = spread_ns(connections, rate);
     let schedule = Schedule::spread(connections.into(), duration_ns);
     Ok(Plan {
         scenario,
@@ -191,7 +201,7 @@ fn plan(args: &IdleArgs, scenario: Scenario, connections: u32) -> Result<Plan, U
     })
 }
 
-/// Time for the first request of so many connections.
-fn first_ns(connections: u32) -> u64 {
-    FIRST_MIN_NS.max((f64::from(connections) / FIRST_RATE * 1e9) as u64)
+/// Time for so many at `rate` a second.
+fn spread_ns(connections: u32, rate: f64) -> u64 {
+    FIRST_MIN_NS.max((f64::from(connections) / rate * 1e9) as u64)
 }

@@ -157,7 +157,7 @@ fn with_streams<T>(
     let mut crew = Crew::start(plan)?;
     std::thread::scope(|scope| {
         let streams = scope.spawn(move || crew.run(&plan.times, &mut show));
-        std::thread::sleep(Duration::from_nanos(plan.times.duration_ns));
+        std::thread::sleep(Duration::from_nanos(plan.times.duration_ns + cli::SETTLE_NS));
         let measured = body();
         let tally = streams.join().unwrap_or_else(|_| Err(anyhow!("the streams panicked")));
         Ok((Some(tally?), measured?))
