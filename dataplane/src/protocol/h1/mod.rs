@@ -104,7 +104,8 @@ impl Connection {
             connections.increment();
             accepted.increment();
         }
-        connection
+        // Its request is often there already: the kernel may bring it before the connection's task first asks.
+        connection.inspect(|connection| connection.stream.listen())
     }
 
     /// What its next exchange is decided by; none before the first snapshot.
