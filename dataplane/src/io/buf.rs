@@ -12,8 +12,11 @@ pub(super) type Memory = Box<[u8]>;
 /// Payload of a small buffer: a usual head with a prompt of 4 KiB, or one event of a stream. With the rooms around it 8 KiB,
 /// which an allocator has a class for.
 pub(crate) const SMALL_BYTES: usize = 8 * 1024 - HEADROOM_BYTES - TAILROOM_BYTES;
-/// Payload of a large buffer: bulk bodies. Heads larger than this are refused whatever the limits say.
-pub(crate) const LARGE_BYTES: usize = 64 * 1024;
+/// Payload of a large buffer: bulk bodies. What was received into one is still in the core's cache when it is sent, with
+/// those of some other connections: twice as much is not, and costs a third more.
+pub(crate) const LARGE_BYTES: usize = 32 * 1024;
+/// Heads longer than this are refused whatever the limits say.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Room in front of the payload for what a rewritten head is longer than the one that came.
 pub(crate) const HEADROOM_BYTES: usize = 1024;
 
@@ -24,9 +27,10 @@ const TAILROOM_BYTES: usize = 16;
 const SMALL_KEPT: usize = 4096;
 const LARGE_KEPT: usize = 128;
 
-/// What a small and a large buffer take, with their rooms.
+/// What a small and a large buffer take, and one for the longest head, with their rooms.
 pub(crate) const SMALL_SIZE: usize = HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES;
 pub(crate) const LARGE_SIZE: usize = HEADROOM_BYTES + LARGE_BYTES + TAILROOM_BYTES;
+pub(crate) const HEAD_SIZE: usize = HEADROOM_BYTES + HEAD_BYTES_MAX + TAILROOM_BYTES;
 /// The most that one worker's free buffers take.
 pub(crate) const KEPT_BYTES_MOST: usize = SMALL_KEPT * SMALL_SIZE + LARGE_KEPT * LARGE_SIZE;
 
@@ -187,11 +191,6 @@ impl Buf {
         (self.memory.len() - TAILROOM_BYTES).saturating_sub(self.end as usize)
     }
 
-    /// Whether this is a buffer of [`LARGE_BYTES`].
-    pub(crate) fn is_large(&self) -> bool {
-        self.memory.len() > HEADROOM_BYTES + SMALL_BYTES + TAILROOM_BYTES
-    }
-
     /// Drops the first `count` bytes of the content.
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count as u32).min(self.end);
@@ -253,14 +252,14 @@ impl Buf {
         self.spare() == 0 || self.len() > SMALL_BYTES
     }
 
-    /// The same content with room behind it: in a large buffer, if it fills a small one.
+    /// The same content with room behind it: in a longer buffer, unless it is as long as a head may be.
     pub(crate) fn with_room(self) -> Self {
-        if self.spare() > 0 || self.is_large() {
+        if self.spare() > 0 || self.len() >= HEAD_BYTES_MAX {
             return self;
         }
-        let mut large = Self::large();
-        large.append(self.bytes());
-        large
+        let mut longer = if self.len() < LARGE_BYTES { Self::large() } else { Self::of(HEAD_BYTES_MAX) };
+        longer.append(self.bytes());
+        longer
     }
 }
 
@@ -288,6 +287,20 @@ mod tests {
         assert_eq!(bytes_out() - before, 3 * room + 2 * SMALL_BYTES + LARGE_BYTES);
         drop(buffers);
         assert_eq!(bytes_out(), before);
+    }
+
+    #[test]
+    fn makes_room_up_to_the_longest_head() {
+        let mut buf = Buf::small();
+        let mut lengths = Vec::new();
+        while buf.len() < HEAD_BYTES_MAX {
+            buf = buf.with_room();
+            lengths.push(buf.len() + buf.spare());
+            let piece = vec![b'h'; buf.spare()];
+            assert!(buf.append(&piece));
+        }
+        assert_eq!(lengths, [SMALL_BYTES, LARGE_BYTES, HEAD_BYTES_MAX]);
+        assert_eq!(buf.with_room().bytes(), vec![b'h'; HEAD_BYTES_MAX], "and no further");
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod timer;
 mod waker;
 
 pub(crate) use buf::{
-    Buf, LARGE_BYTES, LARGE_SIZE, buffers_out, bytes_out, bytes_peak, is_short, set_bytes_most,
+    Buf, HEAD_BYTES_MAX, HEAD_SIZE, LARGE_SIZE, buffers_out, bytes_out, bytes_peak, is_short, set_bytes_most,
 };
 pub(crate) use clock::{TICK, keep_time, now};
 pub(crate) use dial::dial;

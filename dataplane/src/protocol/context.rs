@@ -150,7 +150,7 @@ impl Context {
             clock: Clock::new(),
             ids: RequestIds::new(),
             fields: RefCell::new(FieldStorage::default()),
-            scratch: RefCell::new(vec![0; crate::io::LARGE_BYTES]),
+            scratch: RefCell::new(vec![0; crate::io::HEAD_BYTES_MAX]),
         }
     }
 

@@ -17,7 +17,7 @@ use proto::config::{Config, HostHeader};
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
-use crate::io::{Buf, Deadlines, LARGE_SIZE, Side, Stream, Timer, Told, inbox_bytes_most};
+use crate::io::{Buf, Deadlines, HEAD_SIZE, LARGE_SIZE, Side, Stream, Timer, Told, inbox_bytes_most};
 use crate::upstream::{ConnectFailure, Endpoint, InFlight, connect};
 
 /// An exchange from its routed request to its end.
@@ -420,11 +420,11 @@ pub(crate) fn bytes_max(config: &Config) -> usize {
     // From either side: what waits in the socket, and what was taken from there and is being sent on.
     let both_ways = 2 * (inbox_bytes_most() + LARGE_SIZE);
     // A head that is being read, or what came behind a streamed body.
-    let ahead = LARGE_SIZE;
+    let ahead = HEAD_SIZE;
     // What may have to be sent again; it grows by taking twice the room.
     let body = config.routes.iter().map(|route| route.retries.body_bytes_max).max().unwrap_or(0);
     let body = usize::try_from(body).unwrap_or(usize::MAX);
-    let kept = LARGE_SIZE.saturating_add(body).saturating_mul(3);
+    let kept = HEAD_SIZE.saturating_add(body).saturating_mul(3);
     kept.saturating_add(both_ways + ahead)
 }
 

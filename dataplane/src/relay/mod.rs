@@ -155,6 +155,6 @@ mod tests {
         let size = buf.spare();
         buf.append(&vec![b'x'; size]);
         Transit::Wrap.pass(&mut buf).unwrap();
-        assert!(buf.bytes().starts_with(b"10000\r\nx") && buf.bytes().ends_with(b"x\r\n"));
+        assert!(buf.bytes().starts_with(b"8000\r\nx") && buf.bytes().ends_with(b"x\r\n"));
     }
 }

@@ -237,11 +237,10 @@ pub(super) fn put_head(head: &[u8], body: &mut Buf) {
 
 fn copy_of(bytes: &[u8]) -> Buf {
     let mut copy = Buf::small();
-    if copy.append(bytes) {
-        return copy;
+    if !copy.append(bytes) {
+        copy = Buf::of(bytes.len());
+        copy.append(bytes);
     }
-    copy = Buf::large();
-    copy.append(bytes);
     copy
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn upload(
         }
         exchange.keep(buf.bytes());
         let rest = (passed.beyond > 0).then(|| {
-            let mut rest = Buf::of(crate::io::LARGE_BYTES);
+            let mut rest = Buf::of(passed.beyond);
             rest.append(buf.behind(received - passed.beyond, passed.beyond));
             rest
         });
