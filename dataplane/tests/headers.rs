@@ -10,7 +10,7 @@ use serde_json::Value;
 use story::capture::{Capture, Seen};
 use story::config::Config;
 use story::wire::{End, Head, Wire};
-use story::{Proxy, origin};
+use story::{DRIVERS, Proxy, origin};
 
 /// Sends a GET with these lines and gives what the origin saw.
 fn seen_with(proxy: &Proxy, origin: &Capture, lines: &str) -> Seen {
@@ -204,6 +204,24 @@ fn heads_over_the_limits_are_refused() {
     let fields = "X-A: b\r\n".repeat(19);
     assert_eq!(proxy.connect().get_with("/", &fields).response().0.status(), 200);
     assert_eq!(origin.take()[0].head.all("X-A").len(), 19);
+}
+
+#[test]
+fn the_longest_heads_get_through_whole_both_ways() {
+    for driver in DRIVERS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config::to(listener.local_addr().unwrap()).driver(driver);
+        let proxy = Proxy::start(&config.limits("request_head = \"64KiB\""));
+        // Short of the limit by what the proxy adds, and over the size of every pooled buffer.
+        let long: String = ('a'..='z').cycle().take(63 * 1024).collect();
+        let mut client = proxy.connect();
+        client.send(format!("GET / HTTP/1.1\r\nHost: story\r\nX-Long: {long}\r\n\r\n"));
+        let mut upstream = Wire::accept(&listener);
+        assert_eq!(upstream.head().field("X-Long"), Some(long.as_str()), "{driver}");
+        upstream.send(format!("HTTP/1.1 200 OK\r\nX-Long: {long}\r\nContent-Length: 2\r\n\r\nok"));
+        let (head, body) = client.response();
+        assert_eq!((head.field("X-Long"), &body[..]), (Some(long.as_str()), &b"ok"[..]), "{driver}");
+    }
 }
 
 #[test]
