@@ -128,13 +128,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let operations = tokio::spawn(operations::run(Arc::clone(&services), judge_every, ended.clone()));
     let flushing = tokio::spawn(flush(Arc::clone(&services), ended));
     tracing::info!(rest = %rest_address, grpc = %grpc_address, data_dir = %config.data_dir.display(), "the master serves");
-    ready();
+    tell_systemd(sd_notify::NotifyState::Ready);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         failed = &mut agents => anyhow::bail!("the agents' API ended: {failed:?}"),
     }
     tracing::info!("ending");
+    tell_systemd(sd_notify::NotifyState::Stopping);
     let _ = end.send(true);
     // What still runs after that is cut off with the process; the store is whole at any moment.
     let all = async { tokio::join!(rest, agents, operations, flushing) };
@@ -170,7 +171,9 @@ fn prepare(services: &Services) -> anyhow::Result<()> {
     services.prepare(now_ms(), tell).map_err(|refusal| anyhow::anyhow!(refusal.message))
 }
 
-/// Brings what was only observed to the disk, every now and then and at the end.
+/// Brings what was only observed to the disk, every now and then and at the end. It feeds systemd's watchdog, since each
+/// round shows that the tasks, the threads for what blocks and the store's one writer turn. A disk that refuses to write
+/// is no reason to start anew.
 async fn flush(services: Arc<Services>, mut ended: watch::Receiver<bool>) {
     loop {
         let is_over = tokio::time::timeout(FLUSH_EVERY, ended.wait_for(|ended| *ended)).await.is_ok();
@@ -183,11 +186,14 @@ async fn flush(services: Arc<Services>, mut ended: watch::Receiver<bool>) {
         if is_over {
             return;
         }
+        if sd_notify::watchdog_enabled().is_some() {
+            tell_systemd(sd_notify::NotifyState::Watchdog);
+        }
     }
 }
 
-fn ready() {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+fn tell_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd could not be told");
     }
 }

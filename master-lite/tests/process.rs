@@ -6,6 +6,7 @@ mod story;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,35 @@ fn it_ends_when_it_is_told_and_says_goodbye() {
         };
         story::eventually("the agent hears goodbye", || session.told().iter().any(goodbye).then_some(()));
     }
+}
+
+#[test]
+fn systemd_hears_that_it_is_ready_turns_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, data, socket) =
+        (dir.path().join("master.toml"), dir.path().join("data"), dir.path().join("notify"));
+    let listen = "listen = \"127.0.0.1:0\"\n";
+    std::fs::write(&config, format!("[rest]\n{listen}[grpc]\n{listen}")).unwrap();
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(story::PATIENCE)).unwrap();
+    let arguments = ["run", "-c", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let mut command = program(&arguments);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "2000000").env_remove("WATCHDOG_PID");
+    let mut master = command.spawn().unwrap();
+    let hears = |state: &str| {
+        let mut told = [0; 256];
+        while let Ok(length) = systemd.recv(&mut told) {
+            if told[..length].trim_ascii() == state.as_bytes() {
+                return true;
+            }
+        }
+        false
+    };
+    let turns = hears("READY=1") && hears("WATCHDOG=1") && hears("WATCHDOG=1");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&master), Signal::TERM).unwrap();
+    let ends = hears("STOPPING=1");
+    assert!(master.wait().unwrap().success());
+    assert!(turns && ends, "turns: {turns}, ends: {ends}");
 }
 
 #[test]

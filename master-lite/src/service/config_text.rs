@@ -67,7 +67,10 @@ pub(crate) fn check(text: &str, variables: &Variables) -> Result<Vec<String>, Re
                 message: described(error),
             });
             let mut details: Vec<Detail> = details.collect();
-            let message = format!("the config has {} mistakes", details.len());
+            let message = match details.len() {
+                1 => "the config has 1 mistake".to_owned(),
+                count => format!("the config has {count} mistakes"),
+            };
             let whole = "what a data plane would refuse".to_owned();
             details.push(Detail {
                 field: "config_data".to_owned(),
@@ -139,6 +142,15 @@ mod tests {
     fn mistakes_have_their_lines() {
         let refusal = check("[node]\nrole = \"king\"\n", &Variables::new()).unwrap_err();
         assert!(refusal.details.iter().any(|detail| detail.field == "config_data:2:8"), "{refusal:?}");
+    }
+
+    #[test]
+    fn one_mistake_is_told_as_one() {
+        let told = |node: &str| {
+            check(&format!("{CONFIG}\n[node]\n{node}\n"), &Variables::new()).unwrap_err().message
+        };
+        assert_eq!(told("region = \"${A}\""), "the config has 1 mistake");
+        assert_eq!(told("region = \"${A}\"\nid = \"${B}\""), "the config has 2 mistakes");
     }
 
     #[test]

@@ -107,7 +107,11 @@ pub(super) fn refused_reason(nack: &proto::v1::ConfigNack) -> String {
     };
     let mut reason = format!("{kind}: {}", nack.message);
     if let Some(problem) = nack.problems.first() {
-        reason.push_str(&format!(" ({}:{}: {})", problem.line, problem.column, problem.message));
+        let place = format!("{}:{}: {}", problem.line, problem.column, problem.message);
+        // Agents' sentence is often that of the first problem already.
+        if !nack.message.contains(&place) {
+            reason.push_str(&format!(" ({place})"));
+        }
     }
     clipped(&reason)
 }
@@ -156,6 +160,27 @@ mod tests {
         assert_eq!(record.progress(4, &sha256()), refused);
         assert_eq!(record.progress(3, &sha256()).0, Progress::Applied);
         assert_eq!(record.progress(5, &sha256()).0, Progress::Pending);
+    }
+
+    #[test]
+    fn a_place_is_told_once() {
+        let told = |message: &str| {
+            let problem = proto::v1::ConfigProblem {
+                line: 3,
+                column: 8,
+                message: "no role".into(),
+                ..Default::default()
+            };
+            let reason = ConfigRefusal::Invalid.into();
+            refused_reason(&ConfigNack {
+                config: config(4),
+                reason,
+                message: message.into(),
+                problems: vec![problem],
+            })
+        };
+        assert_eq!(told("3:8: no role"), "invalid: 3:8: no role");
+        assert_eq!(told("it is wrong"), "invalid: it is wrong (3:8: no role)");
     }
 
     #[test]
