@@ -1,7 +1,8 @@
 //! A data plane's config as text: decoding what came over the API, checking it with the data plane's own code, and
 //! comparing two of them. Pure; nothing is stored here.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -57,8 +58,16 @@ pub(crate) fn decode(data: &str) -> Result<String, Refusal> {
 /// Each mistake, as `config_data:LINE:COLUMN`.
 pub(crate) fn check(text: &str, variables: &Variables) -> Result<Vec<String>, Refusal> {
     check_variables(variables)?;
+    let unset = RefCell::new(BTreeSet::new());
+    let variable = |name: &str| {
+        let value = variables.get(name).cloned();
+        if value.is_none() {
+            unset.borrow_mut().insert(name.to_owned());
+        }
+        value
+    };
     // `node.id` has a default that is each host's own: its name plays no part in the check.
-    match Config::parse(text, &|name| variables.get(name).cloned(), "node") {
+    match Config::parse(text, &variable, "node") {
         Ok(config) => Ok(config.warnings()),
         Err(errors) => {
             let details = errors.as_slice().iter().map(|error| Detail {
@@ -77,6 +86,12 @@ pub(crate) fn check(text: &str, variables: &Variables) -> Result<Vec<String>, Re
                 code: "bad_config".to_owned(),
                 message: whole,
             });
+            // The help of the mistake itself is for a host, where it is the environment that lacks a name.
+            details.extend(unset.into_inner().into_iter().take(VARIABLES_MAX).map(|name| Detail {
+                field: format!("variables.{}", name.escape_debug()),
+                code: "missing".to_owned(),
+                message: "nodes have their own: give a value here for the check".to_owned(),
+            }));
             Err(Refusal { kind: Kind::Invalid, message, details })
         }
     }
@@ -156,7 +171,8 @@ mod tests {
     #[test]
     fn a_variable_stands_for_what_a_node_has() {
         let text = format!("{CONFIG}\n[node]\nregion = \"${{REGION}}\"\n");
-        assert!(check(&text, &Variables::new()).is_err());
+        let refusal = check(&text, &Variables::new()).unwrap_err();
+        assert!(refusal.details.iter().any(|detail| detail.field == "variables.REGION"), "{refusal:?}");
         let variables = Variables::from([("REGION".to_owned(), "hk".to_owned())]);
         assert!(check(&text, &variables).is_ok());
     }
