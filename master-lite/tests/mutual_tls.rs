@@ -7,6 +7,7 @@ mod story;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use story::agent::{Agent, Answer, runtime};
@@ -204,10 +205,11 @@ fn a_deleted_nodes_certificate_is_void_and_a_new_one_is_good() {
 
     // Issued after the deletion, to the second: a certificate has no finer times.
     let mut new = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    new.not_before =
-        std::time::SystemTime::now().checked_add(std::time::Duration::from_secs(1)).unwrap().into();
+    let not_before = SystemTime::now() + Duration::from_secs(1);
+    new.not_before = not_before.into();
     let new = fleet.authority.issue_as("a", new);
-    eventually("it is valid, and let in", || fleet.enrol("a", Some(&new), "").ok());
+    eventually("it is valid", || (SystemTime::now() >= not_before).then_some(()));
+    fleet.enrol("a", Some(&new), "").unwrap();
     fleet.agent("a", Some(&new)).connect_by_certificate(grpc).unwrap();
     assert_refused(
         fleet.agent("a", Some(&old)).connect_by_certificate(grpc),
