@@ -14,6 +14,10 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["v1/agent.proto"], ["."])?;
     // A config is up to 4 MiB: `bytes` lets it be shared instead of copied. Without tonic's own transport, this crate
     // needs nothing of it but the codec: who dials or listens chooses the features.
-    tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_transport(false)
+        .codec_path("crate::codec::SmallBuffers")
+        .compile_fds(files)?;
     Ok(())
 }

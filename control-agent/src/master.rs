@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use proto::config::agent::{JoinTokenSource, Master};
 use proto::fleet::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, NodeCredential};
+use proto::fleet::{BEARER, NodeCredential, cut};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::{AgentMessage, EnrollRequest, agent_message};
 use tokio::sync::mpsc;
@@ -66,14 +67,24 @@ async fn open(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let first = AgentMessage { kind: Some(agent_message::Kind::Register(register)) };
-    let messages = tokio_stream::StreamExt::chain(tokio_stream::once(first), ReceiverStream::new(outbox));
-    let mut request = Request::new(messages);
+    let messages = stream::iter([first]).chain(ReceiverStream::new(outbox));
+    let mut request = Request::new(messages.flat_map(|message| stream::iter(in_pieces(message))));
     let bearer = format!("{BEARER}{}", credential.reveal());
     let mut bearer: MetadataValue<_> =
         bearer.parse().map_err(|error| transient(format!("the credential cannot be sent: {error}")))?;
     bearer.set_sensitive(true);
     request.metadata_mut().insert("authorization", bearer);
     client.session(request).await.map(tonic::Response::into_inner).map_err(|status| failure(&status))
+}
+
+/// A long report in short messages.
+fn in_pieces(message: AgentMessage) -> impl Iterator<Item = AgentMessage> {
+    let (pieces, other) = match message.kind {
+        Some(agent_message::Kind::MetricsPiece(piece)) => (Some(cut(piece)), None),
+        kind => (None, Some(AgentMessage { kind })),
+    };
+    let pieces = pieces.into_iter().flatten().map(agent_message::Kind::MetricsPiece);
+    pieces.map(|kind| AgentMessage { kind: Some(kind) }).chain(other)
 }
 
 async fn carry(

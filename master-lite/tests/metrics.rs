@@ -35,7 +35,7 @@ fn report(session: &Session, requests: f64, fast: u64, slow: u64) {
         sum: fast as f64 * 0.005 + slow as f64 * 0.5,
     };
     let route = [("route", "chat")];
-    session.say(Said::Metrics(Metrics {
+    session.report(&Metrics {
         dataplane_started_at_unix_ms: 1,
         families: vec![
             family("millrace_requests_total", MetricKind::Counter, &route, Measured::Number(requests)),
@@ -43,7 +43,7 @@ fn report(session: &Session, requests: f64, fast: u64, slow: u64) {
             family("millrace_upstream_seconds", MetricKind::Histogram, &route, Measured::Histogram(upstream)),
         ],
         ..Metrics::default()
-    }));
+    });
 }
 
 fn beat(session: &Session, cpu: f64, received: u64) {

@@ -3,11 +3,14 @@
 
 mod story;
 
+use bytes::Bytes;
 use proto::fleet::limits::MESSAGE_BYTES_MAX;
 use proto::fleet::{NodeCredential, SECRET_BYTES};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::{EnrollRequest, GoodbyeReason, Heartbeat, Leaving, MetricFamily, Metrics, Register};
+use proto::v1::{
+    EnrollRequest, GoodbyeReason, Heartbeat, Leaving, MetricFamily, Metrics, MetricsPiece, Register,
+};
 use serde_json::json;
 use story::agent::{Agent, Answer, runtime};
 use story::client::Client;
@@ -204,6 +207,15 @@ fn an_agent_that_says_nonsense_ends_its_own_session_only() {
     again.say(Said::Register(Register { node_id: "good".to_owned(), ..Register::default() }));
     let status = eventually("its session ends", || again.ended());
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let rubbish = MetricsPiece { data: Bytes::from_static(b"\xff"), is_last: true };
+    let long = MetricsPiece { data: vec![0; MESSAGE_BYTES_MAX / 2 + 1].into(), is_last: false };
+    for pieces in [vec![rubbish], vec![long.clone(), long]] {
+        let again = agents[1].connect(master.grpc(), Answer::Apply).unwrap();
+        pieces.into_iter().for_each(|piece| again.say(Said::MetricsPiece(piece)));
+        let status = eventually("its session ends", || again.ended());
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().starts_with("metrics_piece.data: "), "{status}");
+    }
     good.beat(1);
     eventually("the other one is heard", || {
         good.told()

@@ -89,7 +89,7 @@ impl Meter<'_> {
 fn report(sessions: &[Session], round: u64) -> usize {
     let metrics = metrics(round);
     for session in sessions {
-        session.say(Said::Metrics(metrics.clone()));
+        session.report(&metrics);
         let host = HostMetrics {
             cpu_busy_ratio: 0.25,
             memory_bytes: 8 << 30,

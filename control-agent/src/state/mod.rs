@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::fleet::limits::PROBLEMS_MAX;
-use proto::fleet::{CommandId, PROTOCOL_REVISION};
+use proto::fleet::{CommandId, PROTOCOL_REVISION, capability};
 use proto::v1::{self, agent_message, master_message};
 
 pub use commands::{Task, TaskEnd};
@@ -221,6 +221,8 @@ pub struct Agent {
     commands: Commands,
     problems: Vec<String>,
     actions: VecDeque<Action>,
+    /// The master takes reports in pieces.
+    takes_pieces: bool,
 }
 
 impl Agent {
@@ -234,6 +236,7 @@ impl Agent {
             commands: Commands::default(),
             problems: start.problems,
             actions: VecDeque::new(),
+            takes_pieces: false,
         }
     }
 
@@ -284,7 +287,7 @@ impl Agent {
                 self.deploy(now, |deploy, out| deploy.handle_promoted(now, result, out));
             }
             Event::Sampled { at_unix_ms, host } => self.send_heartbeat(now, at_unix_ms, host),
-            Event::Scraped(metrics) => self.send_if_some(metrics.map(agent_message::Kind::Metrics)),
+            Event::Scraped(metrics) => self.send_if_some(metrics.map(|metrics| self.report(metrics))),
             Event::Wrote { command, stream, data } => {
                 let output = self.commands.handle_output(&command, stream, data);
                 self.send_if_some(output.map(agent_message::Kind::CommandOutput));
@@ -356,7 +359,17 @@ impl Agent {
         }
     }
 
+    /// As the master takes it; a piece is cut when it is sent.
+    fn report(&self, metrics: v1::Metrics) -> agent_message::Kind {
+        if self.takes_pieces {
+            agent_message::Kind::MetricsPiece(v1::MetricsPiece::from(&metrics))
+        } else {
+            agent_message::Kind::Metrics(metrics)
+        }
+    }
+
     fn handle_welcome(&mut self, now: Time, welcome: &v1::Welcome) {
+        self.takes_pieces = welcome.capabilities.iter().any(|known| known == capability::METRICS_PIECES);
         self.link.handle_welcome(now, welcome.intervals.as_ref());
         for result in self.commands.take_unsent() {
             self.send(agent_message::Kind::CommandResult(result));

@@ -374,6 +374,7 @@ impl World {
             }
             agent_message::Kind::Register(_) => panic!("only the first message registers"),
             agent_message::Kind::Metrics(_)
+            | agent_message::Kind::MetricsPiece(_)
             | agent_message::Kind::ConfigDeferred(_)
             | agent_message::Kind::CommandOutput(_)
             | agent_message::Kind::Leaving(_) => {}

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use proto::fleet::{BEARER, ConfigDigest, NodeCredential, Verifier};
+use proto::fleet::limits::METRICS_PIECE_BYTES_MAX;
+use proto::fleet::{BEARER, ConfigDigest, NodeCredential, Pieces, Verifier, capability};
 use proto::v1::agent_server::{Agent, AgentServer};
 use proto::v1::{self, agent_message, master_message};
 use tokio::net::TcpListener;
@@ -34,6 +35,11 @@ pub(crate) struct Knowledge {
     pub(crate) registers: Vec<v1::Register>,
     pub(crate) heartbeats: Vec<v1::Heartbeat>,
     pub(crate) metrics: Vec<v1::Metrics>,
+    /// Of reports that came in pieces.
+    pub(crate) pieces_count: usize,
+    pieces: Pieces,
+    /// Knows no more than the protocol's first revision.
+    pub(crate) is_old: bool,
     pub(crate) acks: Vec<v1::ConfigAck>,
     pub(crate) nacks: Vec<v1::ConfigNack>,
     pub(crate) deferred: Vec<v1::ConfigDeferred>,
@@ -229,6 +235,11 @@ impl Knowledge {
                 self.say(master_message::Kind::HeartbeatAck(v1::HeartbeatAck { sequence }));
             }
             agent_message::Kind::Metrics(metrics) => self.metrics.push(metrics),
+            agent_message::Kind::MetricsPiece(piece) => {
+                assert!(piece.data.len() <= METRICS_PIECE_BYTES_MAX, "a piece is too long");
+                self.pieces_count += 1;
+                self.metrics.extend(self.pieces.add(&piece).unwrap());
+            }
             agent_message::Kind::ConfigAck(ack) => self.acks.push(ack),
             agent_message::Kind::ConfigNack(nack) => self.nacks.push(nack),
             agent_message::Kind::ConfigDeferred(deferred) => self.deferred.push(deferred),
@@ -311,6 +322,7 @@ impl Knowledge {
             protocol_revision: 1,
             session_id: self.registers.len().to_string(),
             intervals: Some(intervals),
+            capabilities: if self.is_old { Vec::new() } else { vec![capability::METRICS_PIECES.to_owned()] },
             ..v1::Welcome::default()
         }));
         let applied = register.config.as_ref().and_then(|config| config.applied.clone());

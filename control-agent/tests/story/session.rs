@@ -46,6 +46,17 @@ fn enrols_registers_and_reports() {
     let times = metrics.families.iter().find(|family| family.name == "millrace_first_byte_seconds").unwrap();
     let Some(series::Value::Histogram(histogram)) = &times.series[0].value else { panic!() };
     assert_eq!(histogram.counts.len(), histogram.bounds.len() + 1);
+    assert!(master.knowledge().pieces_count > 1, "a report has several kilobytes, and came in one");
+}
+
+#[test]
+fn an_older_master_is_sent_reports_in_one() {
+    let master = Master::start();
+    master.knowledge().is_old = true;
+    let _edge = Edge::with_agent(&master.url());
+    let metrics = master.await_some("metrics", |known| known.metrics.first().cloned());
+    assert!(!metrics.families.is_empty());
+    assert_eq!(master.knowledge().pieces_count, 0);
 }
 
 #[test]

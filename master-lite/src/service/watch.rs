@@ -49,7 +49,9 @@ impl Listener for Ear {
             agent_message::Kind::CommandOutput(_) | agent_message::Kind::CommandResult(_) => {
                 self.commands.handle_message(node, message, at_ms);
             }
-            agent_message::Kind::Register(_)
+            // The session has put them together.
+            agent_message::Kind::MetricsPiece(_)
+            | agent_message::Kind::Register(_)
             | agent_message::Kind::ConfigAck(_)
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)

@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use proto::fleet::{NodeCredential, SECRET_BYTES};
+use proto::fleet::{NodeCredential, SECRET_BYTES, cut};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
 use proto::v1::{
     AgentMessage, ConfigAck, ConfigNack, ConfigRefusal, ConfigState, DataplaneInfo, EnrollRequest, Heartbeat,
-    Register, Role,
+    Metrics, MetricsPiece, Register, Role,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -227,6 +227,11 @@ impl Session {
     /// Says something.
     pub(crate) fn say(&self, said: Said) {
         self.runtime.block_on(self.said.send(message(said))).unwrap();
+    }
+
+    /// Reports in pieces, as an agent does that the master has told that it may.
+    pub(crate) fn report(&self, metrics: &Metrics) {
+        cut(MetricsPiece::from(metrics)).for_each(|piece| self.say(Said::MetricsPiece(piece)));
     }
 
     /// Says that all is well.

@@ -7,6 +7,9 @@ use crate::config::TEXT_BYTES_MAX;
 /// Longest message of either side: the longest config, and room for what stands beside it.
 pub const MESSAGE_BYTES_MAX: usize = TEXT_BYTES_MAX + 64 * 1024;
 
+/// Longest piece of a report: with what stands around it, it fits in the smallest buffers that gRPC makes.
+pub const METRICS_PIECE_BYTES_MAX: usize = 4 * 1024 - 64;
+
 /// Longest node id: it is a label of metrics and a segment of paths, as the config's names are.
 pub const NODE_ID_BYTES_MAX: usize = 128;
 /// Longest command id: a UUID has 36.

@@ -6,11 +6,15 @@ mod digest;
 mod id;
 pub mod limits;
 #[cfg(feature = "grpc")]
+mod pieces;
+#[cfg(feature = "grpc")]
 mod secret;
 
 #[cfg(feature = "grpc")]
 pub use digest::{ConfigDigest, DIGEST_BYTES};
 pub use id::{CommandId, IdError, NodeId, TokenId};
+#[cfg(feature = "grpc")]
+pub use pieces::{Pieces, PiecesError, cut};
 #[cfg(feature = "grpc")]
 pub use secret::{BEARER, JoinToken, NodeCredential, SECRET_BYTES, SecretError, Verifier};
 
@@ -23,4 +27,6 @@ pub mod capability {
     pub const UNDRAIN: &str = "undrain";
     /// systemd manages the data plane's service on this host: `restart` and `logs` can be done.
     pub const SYSTEMD: &str = "systemd";
+    /// A master takes reports in pieces: see `MetricsPiece`.
+    pub const METRICS_PIECES: &str = "metrics-pieces";
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::fleet::limits::{self, OFFLINE_AFTER_HEARTBEATS, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, NodeCredential, PROTOCOL_REVISION};
+use proto::fleet::{BEARER, NodeCredential, PROTOCOL_REVISION, Pieces, capability};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
 use proto::v1::{
@@ -48,6 +48,8 @@ struct Session {
     outbox: Outbox,
     /// What the node says of its configs, kept to piece acks and nacks into it.
     config: ConfigState,
+    /// What has come of a report.
+    pieces: Pieces,
 }
 
 /// Why a session ends.
@@ -136,6 +138,7 @@ async fn begin(
         ticket,
         outbox: outbox.clone(),
         config: register.config.clone().unwrap_or_default(),
+        pieces: Pieces::default(),
     };
     let begun = session.welcome(&register, at_ms).await;
     match begun {
@@ -157,7 +160,7 @@ impl Session {
             protocol_revision: PROTOCOL_REVISION,
             session_id,
             master_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: Vec::new(),
+            capabilities: vec![capability::METRICS_PIECES.to_owned()],
             intervals: Some(Intervals {
                 heartbeat_interval_ms: interval_ms,
                 metrics_interval_ms: interval_ms,
@@ -214,7 +217,7 @@ impl Session {
     }
 
     async fn handle(&mut self, said: Result<Option<AgentMessage>, Status>) -> Result<(), End> {
-        let said = match said {
+        let mut said = match said {
             Ok(Some(AgentMessage { kind: Some(kind) })) => kind,
             Ok(Some(AgentMessage { kind: None })) => {
                 tracing::debug!(node = self.node, "a message of an unknown kind is ignored");
@@ -228,6 +231,13 @@ impl Session {
         };
         let at_ms = now_ms();
         self.hear(at_ms, |_| {});
+        if let Said::MetricsPiece(piece) = &said {
+            let joined = self.pieces.add(piece).map_err(|error| {
+                End::Failed(Status::invalid_argument(format!("metrics_piece.data: {error}")))
+            })?;
+            let Some(report) = joined else { return Ok(()) };
+            said = Said::Metrics(report);
+        }
         self.note(&said, at_ms).await?;
         self.services.sessions.tell(|listener| listener.handle_message(&self.node, &said, at_ms));
         Ok(())
@@ -264,7 +274,10 @@ impl Session {
                 self.config.pending_reason.clone_from(&deferred.reason);
             }
             Said::Leaving(_) => return Err(End::Left),
-            Said::Metrics(_) | Said::CommandOutput(_) | Said::CommandResult(_) => return Ok(()),
+            // Pieces have become reports before.
+            Said::Metrics(_) | Said::MetricsPiece(_) | Said::CommandOutput(_) | Said::CommandResult(_) => {
+                return Ok(());
+            }
         }
         self.note_config(at_ms).await
     }

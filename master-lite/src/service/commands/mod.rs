@@ -189,6 +189,7 @@ impl Commands {
             agent_message::Kind::Register(_)
             | agent_message::Kind::Heartbeat(_)
             | agent_message::Kind::Metrics(_)
+            | agent_message::Kind::MetricsPiece(_)
             | agent_message::Kind::ConfigAck(_)
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
