@@ -39,11 +39,6 @@ impl Resolution {
             Resolution::Minute => 1_440,
         }
     }
-
-    /// The part of a node's bytes that this ring may take: as much as its part of the points.
-    fn share(self, node_bytes_max: usize) -> usize {
-        node_bytes_max / POINTS_MAX * self.points_max()
-    }
 }
 
 /// Points of both rings.
@@ -82,8 +77,10 @@ impl History {
     /// Adds what was reported at a time, and forgets what is too old or does not fit into so many bytes any more. A
     /// clock that was set back adds to the newest point.
     pub(crate) fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets, bytes_max: usize) {
-        self.fine.add(now_ms, point, sets, bytes_max);
-        self.coarse.add(now_ms, point, sets, bytes_max);
+        let has_closed = [&mut self.fine, &mut self.coarse].map(|ring| ring.add(now_ms, point, sets));
+        if has_closed.contains(&true) {
+            self.forget(bytes_max);
+        }
     }
 
     /// The points that begin in a range of time, oldest first.
@@ -110,10 +107,21 @@ impl History {
         Some(sum)
     }
 
-    /// Forgets what does not fit into so many bytes.
+    /// Forgets what is too old, and what does not fit into so many bytes: the oldest of the ring that takes more than its
+    /// part. One may use what the other leaves.
     pub(crate) fn forget(&mut self, bytes_max: usize) {
-        for ring in [&mut self.fine, &mut self.coarse] {
-            ring.forget(ring.resolution.share(bytes_max));
+        self.fine.forget_old();
+        self.coarse.forget_old();
+        while self.bytes() > bytes_max {
+            let fine_part = self.bytes() / POINTS_MAX * Resolution::TenSeconds.points_max();
+            let (larger, other) = if self.fine.bytes() > fine_part {
+                (&mut self.fine, &mut self.coarse)
+            } else {
+                (&mut self.coarse, &mut self.fine)
+            };
+            if larger.blocks.pop_front().or_else(|| other.blocks.pop_front()).is_none() {
+                return;
+            }
         }
     }
 
@@ -139,16 +147,17 @@ impl Ring {
         Ring { resolution, open: None, tail: Vec::new(), tail_points: 0, blocks: VecDeque::new() }
     }
 
-    fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets, bytes_max: usize) {
+    /// True: a point is whole, and has been closed.
+    fn add(&mut self, now_ms: u64, point: &Point, sets: &BoundSets) -> bool {
         let slot = now_ms / self.resolution.step_ms();
         match &mut self.open {
-            Some((open, sum)) if *open >= slot => sum.add(point),
+            Some((open, sum)) if *open >= slot => {
+                sum.add(point);
+                false
+            }
             open => {
                 let full = open.replace((slot, point.clone()));
-                if let Some((slot, point)) = full {
-                    self.close(&Record::pack(slot, &point, sets));
-                    self.forget(self.resolution.share(bytes_max));
-                }
+                full.map(|(slot, point)| self.close(&Record::pack(slot, &point, sets))).is_some()
             }
         }
     }
@@ -169,13 +178,11 @@ impl Ring {
         }
     }
 
-    /// Forgets the oldest blocks: those of which no point is wanted any more, and those that do not fit.
-    fn forget(&mut self, bytes_max: usize) {
-        while let Some(oldest) = self.blocks.front() {
-            let is_wanted = self.points() - oldest.points < self.resolution.points_max();
-            if is_wanted && self.bytes() <= bytes_max {
-                return;
-            }
+    /// Forgets the oldest blocks, those of which no point is wanted any more.
+    fn forget_old(&mut self) {
+        while let Some(oldest) = self.blocks.front()
+            && self.points() - oldest.points >= self.resolution.points_max()
+        {
             self.blocks.pop_front();
         }
     }

@@ -31,7 +31,7 @@ const COVERED_MS_MAX: u64 = 10 * 60_000;
 
 /// What the pasts of all nodes may take together, shared out evenly: a day of five hundred busy nodes (`full_day` measures
 /// it). With more nodes, or busier ones, the past of each is shorter.
-const HISTORY_BYTES_MAX: usize = 72 << 20;
+const HISTORY_BYTES_MAX: usize = 68 << 20;
 
 /// And their newest reports: of each node some hundred series, of a few nodes all that they may send.
 const REPORTS_BYTES_MAX: usize = 24 << 20;
