@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::config::agent::AgentConfig;
 use proto::config::{Config, Role};
-use proto::fleet::{CommandId, NodeCredential, NodeId};
+use proto::fleet::{CommandId, ConfigDigest, NodeCredential, NodeId};
 use proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -78,6 +78,8 @@ struct Driver {
 
 struct Session {
     number: u64,
+    /// Of the certificates and the key that it was opened with.
+    files: ConfigDigest,
     outbox: mpsc::Sender<v1::AgentMessage>,
     task: JoinHandle<()>,
 }
@@ -285,10 +287,10 @@ impl Driver {
     fn connect(&mut self, number: u64) {
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
         let (master, credential) = (self.config.master.clone(), self.credential.clone());
-        let register = self.agent.registration();
+        let (register, files) = (self.agent.registration(), master::files_digest(&master));
         let events = self.event_to.clone();
         let task = tokio::spawn(master::session(number, master, credential, register, messages, events));
-        if let Some(before) = self.session.replace(Session { number, outbox, task }) {
+        if let Some(before) = self.session.replace(Session { number, files, outbox, task }) {
             before.end();
         }
     }
@@ -334,7 +336,10 @@ impl Driver {
         if config.state_dir != self.config.state_dir {
             warn!("state.dir is taken at the next start: until then it stays where it is");
         }
-        let is_same_link = config.node == self.config.node && config.master == self.config.master;
+        let is_same_link = config.node == self.config.node
+            && config.master == self.config.master
+            // Renewed certificates are shown at once, so that nobody is warned of those before.
+            && self.session.as_ref().is_none_or(|session| session.files == master::files_digest(&config.master));
         self.log.set(config.log_level);
         self.dataplane = Dataplane::at(&config.dataplane.socket);
         self.systemd = Systemd::new(&config.dataplane.unit);

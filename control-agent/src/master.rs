@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use proto::config::agent::{JoinTokenSource, Master};
 use proto::fleet::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, NodeCredential, cut};
+use proto::fleet::{BEARER, ConfigDigest, NodeCredential, cut};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::{AgentMessage, EnrollRequest, agent_message};
 use tokio::sync::mpsc;
@@ -127,6 +127,17 @@ fn endpoint(master: &Master) -> io::Result<Endpoint> {
         config = config.identity(Identity::from_pem(read_pem(certificate)?, read_pem(key)?));
     }
     endpoint.tls_config(config).map_err(|error| io::Error::other(with_causes(&error)))
+}
+
+/// What the files that a channel is made with have in them now; one that cannot be read counts as empty.
+pub fn files_digest(master: &Master) -> ConfigDigest {
+    let tls = master.tls.iter();
+    let paths = tls.flat_map(|tls| {
+        let own = tls.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        std::iter::once(&tls.ca).chain(own)
+    });
+    let files: Vec<Vec<u8>> = paths.map(|path| read_pem(path).unwrap_or_default()).collect();
+    ConfigDigest::of(&files.concat())
 }
 
 /// Read anew for each try: certificates are renewed below a running agent.

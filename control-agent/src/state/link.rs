@@ -169,7 +169,8 @@ impl Link {
                 self.phase = Phase::Resting { until: now };
             }
             Err(failure) => {
-                self.is_token_refused |= failure.kind != LinkFailureKind::Transient;
+                // What else is refused, a certificate or an id that is taken, may be put right at the other end.
+                self.is_token_refused |= failure.kind == LinkFailureKind::Unauthenticated;
                 self.handle_failure(now, failure, None);
             }
         }
@@ -267,5 +268,48 @@ impl Live {
     fn is_silent(&self, now: Time) -> bool {
         let patience = self.heartbeat_interval * OFFLINE_AFTER_HEARTBEATS;
         self.unanswered.first().is_some_and(|(_, sent)| now >= *sent + patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: LinkFailureKind) -> Result<(), LinkFailure> {
+        Err(LinkFailure { kind, message: String::new() })
+    }
+
+    /// What the link does next, and when.
+    fn next(link: &mut Link) -> (Time, Action) {
+        let at = link.poll_timeout().unwrap();
+        (at, link.handle_timeout(at).unwrap())
+    }
+
+    #[test]
+    fn what_may_be_put_right_elsewhere_is_tried_again_and_a_refused_token_is_not() {
+        for (kind, is_tried) in [
+            (LinkFailureKind::Transient, true),
+            // A certificate that has expired is renewed; a node of the same name is deleted at the master.
+            (LinkFailureKind::Refused, true),
+            (LinkFailureKind::Unauthenticated, false),
+        ] {
+            let mut link = Link::new(false, true, 7);
+            assert!(matches!(next(&mut link), (Time::ZERO, Action::Enroll)));
+            link.handle_enrolled(Time::ZERO, &refused(kind));
+            let (at, action) = next(&mut link);
+            assert_eq!(matches!(action, Action::Enroll), is_tried, "{kind:?}: {action:?}");
+            let is_patient = at >= RETRY_CAP / 2;
+            assert_eq!(is_patient, kind != LinkFailureKind::Transient, "{kind:?}: after {at:?}");
+            assert!(at <= RETRY_CAP, "{kind:?}: after {at:?}");
+        }
+    }
+
+    #[test]
+    fn a_changed_config_shows_the_token_again() {
+        let mut link = Link::new(false, true, 7);
+        next(&mut link);
+        link.handle_enrolled(Time::ZERO, &refused(LinkFailureKind::Unauthenticated));
+        link.reconfigure(Time::ZERO, false, true);
+        assert!(matches!(next(&mut link), (Time::ZERO, Action::Enroll)));
     }
 }

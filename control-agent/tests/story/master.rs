@@ -35,6 +35,8 @@ pub(crate) struct Knowledge {
     pub(crate) registers: Vec<v1::Register>,
     pub(crate) heartbeats: Vec<v1::Heartbeat>,
     pub(crate) metrics: Vec<v1::Metrics>,
+    /// Of the agents that have registered, in that order.
+    pub(crate) certificates: Vec<Option<Vec<u8>>>,
     /// Of reports that came in pieces.
     pub(crate) pieces_count: usize,
     pieces: Pieces,
@@ -280,6 +282,7 @@ impl Agent for Service {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let certificate = request.peer_certs().and_then(|chain| Some(chain.first()?.to_vec()));
         let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let credential = bearer.and_then(|value| value.strip_prefix(BEARER)).unwrap_or_default();
         let credential: NodeCredential =
@@ -298,6 +301,9 @@ impl Agent for Service {
                 let kind = message.kind.unwrap();
                 if let (agent_message::Kind::Register(register), false) = (&kind, is_registered) {
                     is_registered = true;
+                    known.certificates.push(certificate.clone());
+                    // What has come of a report ends with its session.
+                    known.pieces = Pieces::default();
                     known.register(register.clone(), &to_agent);
                 } else {
                     known.hear(kind);
@@ -333,19 +339,19 @@ impl Knowledge {
     }
 }
 
-/// Certificates of an authority, of a master on 127.0.0.1, and of an agent.
-pub(crate) fn certificates() -> (Tls, (String, String)) {
+/// Certificates of an authority and of a master on 127.0.0.1, and how to get one for an agent, with its key.
+pub(crate) fn certificates() -> (Tls, impl Fn(&str) -> (String, String)) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(authority, authority_key);
-    let issue = |name: &str| {
+    let issue = move |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
         (certificate.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
     };
-    (Tls { ca, server: issue("127.0.0.1") }, issue("agent.example.com"))
+    (Tls { ca, server: issue("127.0.0.1") }, issue)
 }
 
 /// A wire between an agent and its master that can be cut without anybody being told.

@@ -98,7 +98,8 @@ fn a_used_token_does_not_hinder_an_agent_that_is_enrolled() {
 
 #[test]
 fn a_client_certificate_stands_for_a_token() {
-    let (tls, (certificate, key)) = certificates();
+    let (tls, issue) = certificates();
+    let (certificate, key) = issue("agent.example.com");
     let master = Master::start_with(Some(tls.clone()));
     let mut edge = Edge::start();
     for (name, pem) in [("ca.pem", &tls.ca), ("agent.pem", &certificate), ("agent.key", &key)] {
@@ -115,12 +116,26 @@ fn a_client_certificate_stands_for_a_token() {
     edge.write_agent_config(&lines);
     edge.start_agent();
     master.await_registers(1);
+
+    edge.agent().signal(Signal::HUP);
+    edge.eventually("nothing has changed, and the session goes on", |edge| {
+        edge.agent.as_ref().unwrap().output().contains("session_goes_on=true")
+    });
+    // As an authority's tool renews it: the old certificate and its key are replaced, and the service is reloaded.
+    let (certificate, key) = issue("agent.example.com");
+    std::fs::write(edge.path("agent.pem"), &certificate).unwrap();
+    std::fs::write(edge.path("agent.key"), &key).unwrap();
+    edge.agent().signal(Signal::HUP);
+    master.await_registers(2);
+    let shown = master.knowledge().certificates.clone();
+    assert!(shown[0].is_some() && shown[0] != shown[1], "{shown:?}");
 }
 
 #[test]
 fn a_master_that_another_authority_vouches_for_is_not_spoken_to() {
     let (tls, _) = certificates();
-    let (other, (certificate, key)) = certificates();
+    let (other, issue) = certificates();
+    let (certificate, key) = issue("agent.example.com");
     let master = Master::start_with(Some(tls));
     let mut edge = Edge::start();
     for (name, pem) in [("ca.pem", &other.ca), ("agent.pem", &certificate), ("agent.key", &key)] {
