@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use proto::fleet::{NodeCredential, SECRET_BYTES, cut};
+use proto::fleet::{NodeCredential, SECRET_BYTES, capability, cut};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
 use proto::v1::{
     AgentMessage, ConfigAck, ConfigNack, ConfigRefusal, ConfigState, DataplaneInfo, EnrollRequest, Heartbeat,
-    Metrics, MetricsPiece, Register, Role,
+    Metrics, MetricsPiece, Register, Role, Welcome,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -229,8 +229,13 @@ impl Session {
         self.runtime.block_on(self.said.send(message(said))).unwrap();
     }
 
-    /// Reports in pieces, as an agent does that the master has told that it may.
+    /// Reports in pieces, as agents do since the master says that they may.
     pub(crate) fn report(&self, metrics: &Metrics) {
+        let takes_pieces =
+            |welcome: &Welcome| welcome.capabilities.iter().any(|known| known == capability::METRICS_PIECES);
+        let told = self.told.lock().unwrap();
+        assert!(told.iter().any(|told| matches!(told, Told::Welcome(welcome) if takes_pieces(welcome))));
+        drop(told);
         cut(MetricsPiece::from(metrics)).for_each(|piece| self.say(Said::MetricsPiece(piece)));
     }
 
