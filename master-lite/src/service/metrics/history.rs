@@ -282,6 +282,24 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_may_use_what_the_other_leaves() {
+        let fill = |bytes_max: usize| {
+            let (mut history, sets) = (History::default(), BoundSets::default());
+            // An hour: the fine ring is full, and the other one has a twentieth of its points.
+            for tick in 0..360_u64 {
+                history.add(tick * 10_000, &requests(tick * tick * 7_919), &sets, bytes_max);
+            }
+            history
+        };
+        let needed = fill(NODE_BYTES_MAX).bytes();
+        assert_eq!(all(&fill(needed), Resolution::TenSeconds).len(), 360);
+        // And where it does not fit, the ring goes first that has more than its part.
+        let cut = fill(needed - 1);
+        assert!(all(&cut, Resolution::TenSeconds).len() < 360 && cut.bytes() < needed);
+        assert_eq!(all(&cut, Resolution::Minute).len(), 60);
+    }
+
+    #[test]
     fn an_idle_node_takes_little() {
         let (mut history, sets) = (History::default(), BoundSets::default());
         let figures = Figures {
