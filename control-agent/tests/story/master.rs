@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::fleet::limits::METRICS_PIECE_BYTES_MAX;
@@ -119,7 +119,8 @@ impl Master {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(PATIENCE);
         }
-        self.knowledge().session = None;
+        // Also where this master has found a mistake, and the story ends with it.
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).session = None;
     }
 
     pub(crate) fn url(&self) -> String {
