@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use proto::config::agent::{JoinTokenSource, Master};
 use proto::fleet::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, ConfigDigest, NodeCredential, cut};
+use proto::fleet::{BEARER, ConfigDigest, NodeCredential};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::{AgentMessage, EnrollRequest, agent_message};
 use tokio::sync::mpsc;
@@ -80,7 +80,7 @@ async fn open(
 /// A long report in short messages.
 fn in_pieces(message: AgentMessage) -> impl Iterator<Item = AgentMessage> {
     let (pieces, other) = match message.kind {
-        Some(agent_message::Kind::MetricsPiece(piece)) => (Some(cut(piece)), None),
+        Some(agent_message::Kind::MetricsPiece(piece)) => (Some(piece.cut()), None),
         kind => (None, Some(AgentMessage { kind })),
     };
     let pieces = pieces.into_iter().flatten().map(agent_message::Kind::MetricsPiece);

@@ -258,7 +258,12 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_the_default() {
-        assert_eq!(Config::parse("").unwrap(), Config::default());
+        let config = Config::parse("").unwrap();
+        assert_eq!(config, Config::default());
+        // Nobody else on the network is let in before somebody says so.
+        let addresses = [config.rest_address(), config.grpc_address()].map(|address| address.to_string());
+        assert_eq!(addresses, ["127.0.0.1:8081", "127.0.0.1:50051"]);
+        assert_eq!(config.agents.heartbeat, Duration::from_secs(10));
     }
 
     #[test]

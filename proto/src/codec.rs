@@ -1,4 +1,4 @@
-//! How messages are encoded: as prost does it, with buffers that begin small. A master has four of them for each agent, and
+//! How messages are encoded: as prost does it, with buffers that begin small. A master has two of them for each agent, and
 //! nearly all messages are short.
 
 use std::marker::PhantomData;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use proto::fleet::{NodeCredential, SECRET_BYTES, capability, cut};
+use proto::fleet::{NodeCredential, SECRET_BYTES, capability};
 use proto::v1::agent_client::AgentClient;
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
@@ -236,7 +236,7 @@ impl Session {
         let told = self.told.lock().unwrap();
         assert!(told.iter().any(|told| matches!(told, Told::Welcome(welcome) if takes_pieces(welcome))));
         drop(told);
-        cut(MetricsPiece::from(metrics)).for_each(|piece| self.say(Said::MetricsPiece(piece)));
+        MetricsPiece::from(metrics).cut().for_each(|piece| self.say(Said::MetricsPiece(piece)));
     }
 
     /// Says that all is well.

@@ -7,7 +7,7 @@ use crate::config::TEXT_BYTES_MAX;
 /// Longest message of either side: the longest config, and room for what stands beside it.
 pub const MESSAGE_BYTES_MAX: usize = TEXT_BYTES_MAX + 64 * 1024;
 
-/// Longest piece of a report: with what stands around it, it fits in the smallest buffers that gRPC makes.
+/// Longest piece of a report, with what stands around it 4 KiB: the buffer that it is received into grows to twice as much.
 pub const METRICS_PIECE_BYTES_MAX: usize = 4 * 1024 - 64;
 
 /// Longest node id: it is a label of metrics and a segment of paths, as the config's names are.
@@ -105,6 +105,12 @@ mod tests {
         assert_eq!(command_deadline(0), COMMAND_DEADLINE);
         assert_eq!(command_deadline(1), COMMAND_DEADLINE_MIN);
         assert_eq!(command_deadline(u64::MAX), COMMAND_DEADLINE_MAX);
+    }
+
+    #[test]
+    fn a_dead_peer_is_noticed_as_soon_as_was_promised() {
+        let seconds = [KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, HEARTBEAT_INTERVAL].map(|time| time.as_secs());
+        assert_eq!((seconds, OFFLINE_AFTER_HEARTBEATS), ([10, 3, 10], 3));
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod secret;
 pub use digest::{ConfigDigest, DIGEST_BYTES};
 pub use id::{CommandId, IdError, NodeId, TokenId};
 #[cfg(feature = "grpc")]
-pub use pieces::{Pieces, PiecesError, cut};
+pub use pieces::{Pieces, PiecesError};
 #[cfg(feature = "grpc")]
 pub use secret::{BEARER, JoinToken, NodeCredential, SECRET_BYTES, SecretError, Verifier};
 

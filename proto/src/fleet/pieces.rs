@@ -8,24 +8,26 @@ use prost::Message as _;
 use super::limits::{MESSAGE_BYTES_MAX, METRICS_PIECE_BYTES_MAX};
 use crate::v1::{Metrics, MetricsPiece};
 
-/// Cuts what is longer than [`METRICS_PIECE_BYTES_MAX`] into pieces that are not.
-pub fn cut(mut piece: MetricsPiece) -> impl Iterator<Item = MetricsPiece> {
-    let mut is_done = false;
-    std::iter::from_fn(move || {
-        if is_done {
-            return None;
-        }
-        let length = piece.data.len().min(METRICS_PIECE_BYTES_MAX);
-        let data = piece.data.split_to(length);
-        is_done = piece.data.is_empty();
-        Some(MetricsPiece { data, is_last: is_done && piece.is_last })
-    })
-}
-
 impl From<&Metrics> for MetricsPiece {
-    /// The whole report in one, to be [`cut`].
+    /// The whole report in one, to be [cut](MetricsPiece::cut).
     fn from(report: &Metrics) -> Self {
         Self { data: Bytes::from(report.encode_to_vec()), is_last: true }
+    }
+}
+
+impl MetricsPiece {
+    /// Pieces of [`METRICS_PIECE_BYTES_MAX`] bytes at most, at least one, which together say the same.
+    pub fn cut(mut self) -> impl Iterator<Item = Self> {
+        let mut is_done = false;
+        std::iter::from_fn(move || {
+            if is_done {
+                return None;
+            }
+            let length = self.data.len().min(METRICS_PIECE_BYTES_MAX);
+            let data = self.data.split_to(length);
+            is_done = self.data.is_empty();
+            Some(Self { data, is_last: is_done && self.is_last })
+        })
     }
 }
 
@@ -91,7 +93,7 @@ mod tests {
         #[test]
         fn a_report_of_any_length_arrives_as_it_was(help_bytes in 0..6 * METRICS_PIECE_BYTES_MAX) {
             let report = report(help_bytes);
-            let cut: Vec<MetricsPiece> = cut(MetricsPiece::from(&report)).collect();
+            let cut: Vec<MetricsPiece> = MetricsPiece::from(&report).cut().collect();
             prop_assert_eq!(cut.len(), report.encoded_len().div_ceil(METRICS_PIECE_BYTES_MAX));
             prop_assert!(cut.iter().all(|piece| piece.data.len() <= METRICS_PIECE_BYTES_MAX));
             let mut pieces = Pieces::default();
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_empty_report_is_one_piece() {
-        let pieces: Vec<MetricsPiece> = cut(MetricsPiece::from(&Metrics::default())).collect();
+        let pieces: Vec<MetricsPiece> = MetricsPiece::from(&Metrics::default()).cut().collect();
         assert_eq!(pieces, [MetricsPiece { data: Bytes::new(), is_last: true }]);
         assert_eq!(Pieces::default().add(&pieces[0]), Ok(Some(Metrics::default())));
     }

@@ -242,7 +242,7 @@ pub(crate) fn built_in() -> BTreeMap<&'static str, Rule> {
             "certificate-expiring",
             rule(
                 "A certificate ends within two weeks: the master's own, or one of a node's. After it is renewed, restart the \
-                 master, or the node's agent.",
+                 master, or reload the node's agent.",
                 Metric::CertificateDaysLeft,
                 Below,
                 14.0,
@@ -318,10 +318,32 @@ mod tests {
 
     #[test]
     fn built_in_rules_are_rules() {
-        let rules = built_in();
-        assert_eq!(rules.len(), 7);
-        for (id, rule) in rules {
+        for (id, rule) in built_in() {
             assert!(rule.check().is_ok() && check_name("id", id).is_ok(), "{id}");
         }
+    }
+
+    #[test]
+    fn built_in_rules_are_those_that_operators_were_promised() {
+        use Comparison::{Above, Below};
+        use Severity::{Critical, Warning};
+        let told: Vec<_> = built_in()
+            .into_iter()
+            .map(|(id, rule)| {
+                (id, rule.metric, rule.comparison, rule.threshold, rule.for_ms / 1_000, rule.severity)
+            })
+            .collect();
+        let promised = [
+            ("bgp-flapping", Metric::BgpFlapsPerMinute, Above, 10.0, 0, Critical),
+            ("certificate-expiring", Metric::CertificateDaysLeft, Below, 14.0, 0, Warning),
+            ("config-refused", Metric::ConfigRefused, Above, 0.0, 0, Critical),
+            ("cross-border-slow", Metric::UpstreamP95Ms, Above, 500.0, 60, Warning),
+            ("node-cpu-high", Metric::CpuPercent, Above, 80.0, 300, Warning),
+            ("node-offline", Metric::NodeOffline, Above, 0.0, 0, Critical),
+            ("websocket-reconnects", Metric::WebsocketReconnectPercent, Above, 5.0, 60, Warning),
+        ];
+        assert_eq!(told, promised);
+        let for_tags = built_in().into_iter().filter(|(_, rule)| !rule.matching.tags.is_empty());
+        assert_eq!(for_tags.map(|(id, _)| id).collect::<Vec<_>>(), ["cross-border-slow"]);
     }
 }
