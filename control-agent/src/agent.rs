@@ -336,10 +336,12 @@ impl Driver {
         if config.state_dir != self.config.state_dir {
             warn!("state.dir is taken at the next start: until then it stays where it is");
         }
+        // Renewed certificates are shown at once, so that nobody is warned of those before.
+        let has_same_files = |session: &Session| session.files == master::files_digest(&config.master);
+        // Where there is no session, a reload asks for another try: what was in the way may have been put right in a file.
         let is_same_link = config.node == self.config.node
             && config.master == self.config.master
-            // Renewed certificates are shown at once, so that nobody is warned of those before.
-            && self.session.as_ref().is_none_or(|session| session.files == master::files_digest(&config.master));
+            && self.session.as_ref().is_some_and(has_same_files);
         self.log.set(config.log_level);
         self.dataplane = Dataplane::at(&config.dataplane.socket);
         self.systemd = Systemd::new(&config.dataplane.unit);

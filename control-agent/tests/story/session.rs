@@ -86,6 +86,27 @@ fn a_wrong_token_is_refused_and_not_shown_again() {
 }
 
 #[test]
+fn another_token_in_the_same_file_is_shown_at_a_reload() {
+    let master = Master::start();
+    let mut edge = Edge::start();
+    let file = edge.path("join-token");
+    std::fs::write(&file, crate::master::TOKEN.replace("t1", "t2")).unwrap();
+    edge.write_agent_config(&format!(
+        "url = \"{}\"\ninsecure = true\njoin_token_file = \"{}\"",
+        master.url(),
+        file.display()
+    ));
+    edge.start_agent();
+    edge.eventually("the refusal is in the log", |edge| {
+        edge.agent.as_ref().unwrap().output().contains("join_token: not known, or used")
+    });
+    std::fs::write(&file, crate::master::TOKEN).unwrap();
+    edge.agent().signal(Signal::HUP);
+    master.await_registers(1);
+    assert_eq!(master.knowledge().enrolments, 2);
+}
+
+#[test]
 fn a_used_token_does_not_hinder_an_agent_that_is_enrolled() {
     let master = Master::start();
     let mut edge = Edge::with_agent(&master.url());
