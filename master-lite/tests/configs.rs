@@ -57,6 +57,8 @@ fn a_version_never_changes_and_is_checked_as_a_data_plane_would() {
         .assert_refused(413, "config_data");
     post(json!({ "version": "x", "config_data": "#".repeat(9 << 20) })).assert_refused(413, "body");
     admin.get("/api/v1/configs/x").assert_refused(404, "version");
+    let noted = admin.get("/api/v1/audit?action=configs.create&outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 8, "{}", noted.json);
     let third = post(json!({ "config_data": CONFIG }));
     assert_eq!(third.data()["version"], "v3");
     post(json!({ "config_data": CONFIG })).assert_refused(409, "version");

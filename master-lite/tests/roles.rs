@@ -227,6 +227,40 @@ fn who_looks_where_they_may_not_is_noted_too_but_not_without_end() {
 }
 
 #[test]
+fn what_is_no_route_or_not_there_is_noted_with_who_tried() {
+    let master = Master::start();
+    let (admin, viewer) = (master.admin(), master.user("ada", "viewer"));
+    viewer.post("/api/v1/nodes/a/halt", &json!({})).assert_refused(404, "path");
+    viewer.delete("/api/v1/configs").assert_refused(405, "method");
+    viewer.get("/api/v1/configs/%2e%2e%2fv1").assert_refused(422, "version");
+    viewer.get("/api/v1/nodes?state=asleep").assert_refused(400, "state");
+    master.anonymous().post("/api/v1/shell", &json!({})).assert_refused(404, "path");
+    // What browsers and scanners look for without a login is no attempt at anything.
+    master.anonymous().get("/favicon.ico").assert_refused(404, "path");
+    let noted = admin.get("/api/v1/audit?outcome=refused");
+    let entries: Vec<[&str; 3]> = noted
+        .data()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| ["actor", "action", "target"].map(|field| entry[field].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ["", "unknown", "/api/v1/shell"],
+        ["ada", "nodes.list", "/api/v1/nodes"],
+        ["ada", "configs.read", "/api/v1/configs/%2e%2e%2fv1"],
+        ["ada", "unknown", "/api/v1/configs"],
+        ["ada", "unknown", "/api/v1/nodes/a/halt"],
+    ];
+    assert_eq!(entries, expected, "{}", noted.json);
+    for _ in 0..40 {
+        assert_eq!(viewer.post("/api/v1/nodes/a/halt", &json!({})).status, 404);
+    }
+    let noted = admin.get("/api/v1/audit?actor=ada&outcome=refused");
+    assert_eq!(noted.json["meta"]["total"], 20, "the limit for what a program may repeat");
+}
+
+#[test]
 fn a_flood_of_strangers_does_not_wash_the_audit_log_away() {
     let master = Master::start();
     for _ in 0..80 {

@@ -1,5 +1,6 @@
 //! Reading the audit log, and noting in it what was refused. What is done is noted by the change itself.
 
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::Mutex;
 
@@ -13,14 +14,15 @@ use crate::store::{AUDIT, AuditRecord, Order, Source, Store};
 /// wash the log away with one. The rest is only in the process's log.
 pub(crate) const ANONYMOUS_PER_MINUTE: u32 = 60;
 
-/// The same for those who have, and may not look at something: a program may ask again every second.
-pub(crate) const READS_PER_MINUTE: u32 = 20;
+/// The same for each of those who have, where a program may do it again every second: looks at something that it may not
+/// see or that is not there, and an agent's rubbish.
+pub(crate) const REPEATS_PER_MINUTE: u32 = 20;
 
 /// The audit log.
 pub(crate) struct Audit {
     store: Store,
     anonymous: Mutex<Throttle<()>>,
-    reads: Mutex<Throttle<()>>,
+    repeats: Mutex<Throttle<String>>,
 }
 
 /// Which entries are wanted; an empty filter wants all.
@@ -39,8 +41,9 @@ pub(crate) struct AuditFilter {
 impl Audit {
     /// Over a store.
     pub(crate) fn new(store: Store) -> Self {
-        let throttle = |per_minute| Mutex::new(Throttle::new(per_minute, 60_000));
-        Self { store, anonymous: throttle(ANONYMOUS_PER_MINUTE), reads: throttle(READS_PER_MINUTE) }
+        let anonymous = Mutex::new(Throttle::new(ANONYMOUS_PER_MINUTE, 60_000));
+        let repeats = Mutex::new(Throttle::new(REPEATS_PER_MINUTE, 60_000));
+        Self { store, anonymous, repeats }
     }
 
     /// The entries with their numbers, the newest first.
@@ -68,14 +71,18 @@ impl Audit {
 
     /// Notes that a change was refused.
     pub(crate) fn note_refused(&self, call: &Call, action: &str, target: &str, why: &str) {
-        let is_noted = call.actor != Actor::Anonymous || has_room(&self.anonymous, call.at_ms);
+        let is_noted = call.actor != Actor::Anonymous || has_room(&self.anonymous, &(), call.at_ms);
         self.note(call, action, target, why, is_noted);
     }
 
-    /// Notes that a look at something was refused.
-    pub(crate) fn note_refused_read(&self, call: &Call, action: &str, target: &str, why: &str) {
-        let throttle = if call.actor == Actor::Anonymous { &self.anonymous } else { &self.reads };
-        self.note(call, action, target, why, has_room(throttle, call.at_ms));
+    /// Notes that something was refused that a program may do again and again: some of it.
+    pub(crate) fn note_repeated(&self, call: &Call, action: &str, target: &str, why: &str) {
+        let is_noted = if call.actor == Actor::Anonymous {
+            has_room(&self.anonymous, &(), call.at_ms)
+        } else {
+            has_room(&self.repeats, &call.actor.name().to_owned(), call.at_ms)
+        };
+        self.note(call, action, target, why, is_noted);
     }
 
     fn note(&self, call: &Call, action: &str, target: &str, why: &str, is_noted: bool) {
@@ -90,11 +97,11 @@ impl Audit {
 }
 
 /// Whether one more may be noted in this minute; it counts from now on.
-fn has_room(throttle: &Mutex<Throttle<()>>, at_ms: u64) -> bool {
+fn has_room<K: Clone + Eq + Hash>(throttle: &Mutex<Throttle<K>>, key: &K, at_ms: u64) -> bool {
     let mut counts = throttle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let has_room = counts.check(&(), at_ms).is_ok();
+    let has_room = counts.check(key, at_ms).is_ok();
     if has_room {
-        counts.count(&(), at_ms);
+        counts.count(key, at_ms);
     }
     has_room
 }

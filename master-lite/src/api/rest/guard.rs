@@ -1,5 +1,5 @@
-//! In front of every route: who asks, whether they may, and a note in the audit log when they may not, or when a change
-//! was refused for another reason.
+//! In front of every route, and of what is none: who asks, whether they may, and a note in the audit log of what was
+//! refused.
 //!
 //! What a route demands is read from the API's own document. A route that is not in it, or that demands nothing by name,
 //! is closed.
@@ -69,35 +69,54 @@ fn demand_of(path: &str, method: &Method, operation: &Operation) -> Demand {
     let role = Role::ALL.into_iter().find(|role| Some(role.name()) == named);
     let is_open = json[0].as_object().is_some_and(serde_json::Map::is_empty);
     assert!(role.is_some() || is_open, "{path} does not say who may use it");
-    let path = path.strip_prefix("/api/v1").unwrap_or(path).trim_start_matches('/');
-    let resource = path.split('/').next().unwrap_or_default().to_owned();
-    let access = if *method == Method::GET { Access::Read } else { Access::Write };
+    let (resource, access) = resource_of(path, method);
     Demand { role, action, resource, access }
 }
+
+/// What the audit log calls what is no route.
+const UNKNOWN: &str = "unknown";
 
 /// The layer.
 pub(super) async fn guard(State(desk): State<Desk>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let mut call = anonymous(&parts);
-    let Some(demand) = demand(&desk, &parts) else { return method_not_allowed(&desk, &parts) };
     let is_change = !matches!(parts.method, Method::GET | Method::HEAD);
     let target = parts.uri.path().to_owned();
+    let demand = demand(&desk, &parts);
+    let is_known = demand.is_some();
+    let demand = demand.unwrap_or_else(|| unknown(&parts));
     let admitted = admit(&desk, &parts.headers, &mut call, &demand).await;
     let response = match admitted {
-        Ok(()) => {
+        _ if !is_known && parts.extensions.get::<MatchedPath>().is_some() => {
+            method_not_allowed(&desk, &parts)
+        }
+        Err(refusal) if is_known => refusal.into_response(),
+        Ok(()) | Err(_) => {
             parts.extensions.insert(call.clone());
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(refusal) => refusal.into_response(),
     };
     if let Some(refusal) = response.extensions().get::<Refusal>() {
-        if is_change {
+        if is_change && is_known {
             note(&desk, call, demand.action, target, refusal.clone(), Audit::note_refused).await;
-        } else if is_trespass(refusal) {
-            note(&desk, call, demand.action, target, refusal.clone(), Audit::note_refused_read).await;
+        } else if is_change || call.actor != Actor::Anonymous || is_trespass(refusal) {
+            note(&desk, call, demand.action, target, refusal.clone(), Audit::note_repeated).await;
         }
     }
     response
+}
+
+/// What would be demanded where there is nothing: enough to know who was looking for it.
+fn unknown(parts: &Parts) -> Demand {
+    let (resource, access) = resource_of(parts.uri.path(), &parts.method);
+    Demand { role: Some(Role::Viewer), action: UNKNOWN.to_owned(), resource, access }
+}
+
+/// What of an API key's scope a request is about.
+fn resource_of(path: &str, method: &Method) -> (String, Access) {
+    let path = path.strip_prefix("/api/v1").unwrap_or(path).trim_start_matches('/');
+    let resource = path.split('/').next().unwrap_or_default().to_owned();
+    (resource, if matches!(*method, Method::GET | Method::HEAD) { Access::Read } else { Access::Write })
 }
 
 /// Whether somebody showed a credential that is none, or one that does not reach so far. Who shows none at all has only

@@ -97,7 +97,7 @@ pub(crate) fn router(services: Arc<Services>) -> Router {
         .fallback(|| async {
             Refusal::of(Kind::NotFound, "path", "not_found", "there is nothing under this path")
         })
-        .route_layer(middleware::from_fn_with_state(desk.clone(), guard::guard))
+        .layer(middleware::from_fn_with_state(desk.clone(), guard::guard))
         .layer(middleware::from_fn(trace::trace))
         .with_state(desk)
 }
