@@ -9,5 +9,7 @@ pub mod config;
 mod keys;
 pub mod server;
 mod service;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod tls;

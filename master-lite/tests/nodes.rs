@@ -11,7 +11,7 @@ use proto::v1::master_message::Kind as Told;
 use proto::v1::{
     EnrollRequest, GoodbyeReason, Heartbeat, Leaving, MetricFamily, Metrics, MetricsPiece, Register,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use story::agent::{Agent, Answer, runtime};
 use story::client::Client;
 use story::{Master, eventually};
@@ -228,6 +228,17 @@ fn an_agent_that_says_nonsense_ends_its_own_session_only() {
     assert_eq!(refused.code(), Code::Unauthenticated);
     let noted = admin.get("/api/v1/audit?action=nodes.connect&outcome=refused");
     assert_eq!(noted.json["meta"]["total"], 1, "{}", noted.json);
+    let noted = admin.get("/api/v1/audit?action=nodes.session&outcome=refused");
+    let entry = |entry: &Value| {
+        let text = |field: &str| entry[field].as_str().unwrap().to_owned();
+        assert_eq!([text("actor"), text("actor_kind"), text("target")], ["bad", "node", "bad"]);
+        text("detail")
+    };
+    let why: Vec<String> = noted.data().as_array().unwrap().iter().map(entry).collect();
+    let begin =
+        ["metrics_piece.data: the pieces of", "metrics_piece.data: the", "register: ", "Error, decoded"];
+    assert_eq!(why.len(), begin.len(), "{why:?}");
+    why.iter().zip(begin).for_each(|(why, begin)| assert!(why.starts_with(begin), "{why}, not {begin}"));
 }
 
 #[test]

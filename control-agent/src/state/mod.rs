@@ -1,5 +1,6 @@
 //! The agent's policy: what happened goes in, what is to be done comes out. It opens no file and no socket, and time is
-//! an argument, so that a simulation can run years of it, and a seed can replay a failure.
+//! an argument, so that a simulation can run years of it beside the master's own decisions (`master-lite/src/simulation`),
+//! and a seed can replay a failure.
 //!
 //! The machine is three that do not know each other: `link` to the master, `deploy` of configs, and `commands`.
 //! Here they meet: what one has to say is sent if the link lives. Nothing is kept for a master that is away but results

@@ -14,6 +14,7 @@ pub(crate) mod commands;
 mod config_text;
 pub(crate) mod configs;
 pub(crate) mod convergence;
+pub(crate) mod dialogue;
 mod enrolments;
 pub(crate) mod fleet_metrics;
 pub(crate) mod join_tokens;
@@ -139,7 +140,20 @@ impl Services {
         keys::make_dir(dir).map_err(|error| failed("cannot make the data folder", error))?;
         let key = keys::load_or_make(dir, TOKEN_KEY_FILE);
         let tokens = Tokens::new(&key.map_err(|error| failed("no key in the data folder", error))?);
-        let store = Store::open(dir, &TABLES.concat())?;
+        Self::over(Store::open(dir, &TABLES.concat())?, tokens, config)
+    }
+
+    /// The services over a store that is no file.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    #[cfg(test)]
+    pub(crate) fn open_in(backend: impl redb::StorageBackend, config: &Config) -> Result<Self, StoreError> {
+        let tokens = Tokens::new(&[0; keys::KEY_BYTES]);
+        Self::over(Store::open_in(backend, &TABLES.concat())?, tokens, config)
+    }
+
+    fn over(store: Store, tokens: Tokens, config: &Config) -> Result<Self, StoreError> {
         let (limits, grpc_tls) = (&config.limits, config.grpc.tls.as_ref());
         let sessions = Arc::new(Sessions::new(config.agents.heartbeat));
         let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&sessions), limits.nodes));

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use proto::fleet::limits;
 use proto::v1::{DataplaneInfo, GoodbyeReason, HostMetrics, MasterMessage, agent_message};
 use tokio::sync::{mpsc, watch};
 
 use super::offer::Offer;
 
 /// Messages that may wait for one agent: the commands that it runs at once, and as many cancels, twice over.
-pub(crate) const QUEUE_MAX: usize = 4 * proto::fleet::limits::COMMANDS_RUNNING_MAX;
+pub(crate) const QUEUE_MAX: usize = 4 * limits::COMMANDS_RUNNING_MAX;
 
 /// The open sessions.
 pub(crate) struct Sessions {
@@ -171,11 +172,11 @@ impl Sessions {
         inner.iter().filter(|(_, entry)| entry.handle.is_some()).map(|(node, _)| node.clone()).collect()
     }
 
-    /// Notes that a node was heard of, and what `change` makes of it.
-    pub(crate) fn hear(&self, node: &str, at_ms: u64, change: impl FnOnce(&mut Live)) {
+    /// Notes that a node was heard of, and what it said of itself.
+    pub(crate) fn hear(&self, node: &str, said: &agent_message::Kind, at_ms: u64) {
         if let Some(entry) = self.inner().get_mut(node) {
             entry.live.heard_at_ms = at_ms;
-            change(&mut entry.live);
+            entry.live.note(said);
         }
     }
 
@@ -217,6 +218,31 @@ impl Sessions {
 
     fn inner(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    /// Keeps what an agent says of itself.
+    fn note(&mut self, said: &agent_message::Kind) {
+        match said {
+            agent_message::Kind::Register(register) => self.dataplane.clone_from(&register.dataplane),
+            agent_message::Kind::Heartbeat(heartbeat) => {
+                let problems = heartbeat.problems.iter().take(limits::PROBLEMS_MAX);
+                let clipped = |problem| limits::clipped(problem, limits::MESSAGE_TEXT_BYTES_MAX).to_owned();
+                self.problems = problems.map(|problem: &String| clipped(problem)).collect();
+                self.host.clone_from(&heartbeat.host);
+                self.dataplane.clone_from(&heartbeat.dataplane);
+                self.round_trip_us = heartbeat.round_trip_us;
+            }
+            agent_message::Kind::Metrics(_)
+            | agent_message::Kind::MetricsPiece(_)
+            | agent_message::Kind::ConfigAck(_)
+            | agent_message::Kind::ConfigNack(_)
+            | agent_message::Kind::ConfigDeferred(_)
+            | agent_message::Kind::CommandOutput(_)
+            | agent_message::Kind::CommandResult(_)
+            | agent_message::Kind::Leaving(_) => {}
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Models of everything around the agent: a disk that keeps what was written, a data plane that refuses, dies and
-//! drains, a network that loses what is on its way, and a master that wants something. All of it in one thread, in
-//! simulated time, from one seed.
+//! The agent and the master as they are, and models of what is around them: a disk that keeps what was written, a data
+//! plane that refuses, dies and drains, and a network that loses what is on its way. All of it in one thread, in simulated
+//! time, from one seed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -9,12 +9,32 @@ use control_agent::state::{
     Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Refusal, Start,
     Task, TaskEnd, Time,
 };
-use proto::v1::{self, agent_message, master_message};
+use proto::v1::{self, agent_message};
 
-use crate::dataplane::{Dataplane, OWN_FILE};
+use super::dataplane::{Dataplane, OWN_FILE};
+use super::master::{Master, NODE, Out};
+use crate::service::commands::command::Command;
+use crate::service::commands::task::{Run, RunState};
 
 /// No simulated moment has more events than this: more is a loop.
 const EVENTS_AT_ONCE_MAX: u32 = 2_000;
+
+/// The time of day when it begins.
+const BEGAN_MS: u64 = 1_800_000_000_000;
+
+/// As the master looks at its commands.
+const DRIVE_EVERY: Duration = Duration::from_millis(500);
+
+/// How long commands may take.
+const TIMEOUT_MS: u64 = 5_000;
+
+/// A config that the master finds nothing wrong with; what the data plane will make of it stands below.
+const CONFIG: &str = include_str!("../../../proto/tests/config/accepted/minimal.toml");
+
+/// The text of one publish.
+pub(super) fn text_of(kind: &str, number: u64) -> String {
+    format!("{CONFIG}# {kind} {number}\n")
+}
 
 /// SplitMix64, as good as any for choosing faults.
 pub(crate) struct Random(pub(crate) u64);
@@ -45,24 +65,18 @@ struct Disk {
     is_full: bool,
 }
 
-#[derive(Default)]
-pub(crate) struct Master {
-    pub(crate) desired: Option<Published>,
-    /// As told by acks and states.
-    pub(crate) applied: u64,
-    pub(crate) refused: u64,
-    /// The agent's session, once it has registered.
-    session: Option<u64>,
-    is_down: bool,
-    /// Commands that were sent: the instance they went to, and the result.
-    pub(crate) commands: BTreeMap<String, (u8, Option<v1::CommandOutcome>)>,
-    last_heartbeat: Time,
+/// The stream of a session, as its two ends call it.
+#[derive(Clone, Copy)]
+struct Line {
+    session: u64,
+    stream: u64,
 }
 
 /// What is on its way, and what was begun.
 enum Delivery {
     ToAgent(u32, Event),
     ToMaster(u64, Box<v1::AgentMessage>),
+    Enrol(u32),
     Register(u64, Box<v1::Register>),
     /// The disk or the data plane does it at this moment: a crash before means it is not done.
     Do(u32, Action),
@@ -77,11 +91,20 @@ pub(crate) struct World {
     disk: Disk,
     dataplane: Dataplane,
     pub(crate) master: Master,
+    line: Option<Line>,
+    drives_at: Time,
     queue: Vec<(Time, u64, Delivery)>,
     sequence: u64,
     network_is_cut: bool,
-    next_revision: u64,
-    next_command: u64,
+    /// The agent's driver keeps it.
+    is_enrolled: bool,
+    next_config: u64,
+    /// What was published last: its revision and its text.
+    pub(crate) desired: Option<(u64, String)>,
+    /// The ids of all commands, in the order in which they were begun.
+    pub(crate) commands: Vec<String>,
+    /// How they ended, as agents told it.
+    told: BTreeMap<String, v1::CommandOutcome>,
     /// Revisions that this instance was told are refused: they may not be tried again.
     refused_here: BTreeSet<u64>,
     /// Commands that were run, by instance.
@@ -91,21 +114,22 @@ pub(crate) struct World {
     /// Commands whose program was ended.
     pub(crate) aborted: HashSet<String>,
     at_once: u32,
+    last_heartbeat: Time,
     /// What went in and out of the agent, if somebody wants to know.
     pub(crate) record: Option<Vec<String>>,
     /// The agent was killed while the first config of all was being tried: nobody knows any more what was before it.
     pub(crate) has_forgotten_before: bool,
 }
 
-fn agent_of(disk: &Disk, instance: u32, seed: u64) -> Agent {
+fn agent_of(disk: &Disk, instance: u32, is_enrolled: bool, seed: u64) -> Agent {
     let identity = Identity {
-        node_id: "n".to_owned(),
+        node_id: NODE.to_owned(),
         instance_id: [u8::try_from(instance % 256).unwrap(); 16],
         ..Identity::default()
     };
     let start = Start {
         identity,
-        is_enrolled: instance > 0,
+        is_enrolled,
         can_enroll: true,
         applied: disk.current.clone(),
         candidate: disk.candidate.clone(),
@@ -129,21 +153,27 @@ impl World {
         Self {
             now: Time::ZERO,
             random: Random(seed),
-            agent: agent_of(&disk, 0, seed),
+            agent: agent_of(&disk, 0, false, seed),
             instance: 0,
             disk,
             dataplane: Dataplane::new(),
-            master: Master::default(),
+            master: Master::start(BEGAN_MS),
+            line: None,
+            drives_at: Time::ZERO,
             queue: Vec::new(),
             sequence: 0,
             network_is_cut: false,
-            next_revision: 1,
-            next_command: 1,
+            is_enrolled: false,
+            next_config: 1,
+            desired: None,
+            commands: Vec::new(),
+            told: BTreeMap::new(),
             refused_here: BTreeSet::new(),
             run: HashSet::new(),
             programs_hang: false,
             aborted: HashSet::new(),
             at_once: 0,
+            last_heartbeat: Time::ZERO,
             record: None,
             has_forgotten_before: false,
         }
@@ -156,9 +186,11 @@ impl World {
             while let Some(action) = self.agent.poll_action() {
                 self.begin(action);
             }
+            self.poll_master();
             let queued = self.queue.iter().map(|(at, sequence, _)| (*at, *sequence)).min();
             let timeout = self.agent.poll_timeout();
-            let next = queued.map(|(at, _)| at).into_iter().chain(timeout).min().unwrap_or(end).max(self.now);
+            let due = queued.map(|(at, _)| at).into_iter().chain(timeout).chain([self.drives_at]).min();
+            let next = due.unwrap_or(end).max(self.now);
             if next > end {
                 break;
             }
@@ -171,6 +203,10 @@ impl World {
                     let place = self.queue.iter().position(|entry| entry.1 == sequence).unwrap();
                     let (_, _, delivery) = self.queue.swap_remove(place);
                     self.deliver(delivery);
+                }
+                _ if self.drives_at <= next => {
+                    self.master.drive(self.now_ms());
+                    self.drives_at = next + DRIVE_EVERY;
                 }
                 _ => self.agent.handle_timeout(next),
             }
@@ -186,16 +222,25 @@ impl World {
                 "kept without having been served: {current:?}"
             );
         }
-        if self.agent.is_live() && self.master.session.is_some() && !self.network_is_cut {
-            let silence = self.now.saturating_sub(self.master.last_heartbeat);
+        if self.agent.is_live() && self.line.is_some() && !self.network_is_cut {
+            let silence = self.now.saturating_sub(self.last_heartbeat);
             assert!(silence <= Duration::from_secs(12), "no heartbeat for {silence:?}");
         }
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        BEGAN_MS + u64::try_from(self.now.as_millis()).unwrap()
     }
 
     /// What goes in and out of the agent, where a person replays a seed.
     fn trace(&mut self, what: &dyn std::fmt::Debug) {
         if let Some(record) = &mut self.record {
-            record.push(format!("{:?} {what:?}", self.now));
+            let mut line = format!("{:?} {what:?}", self.now);
+            // Of all that happens only their ids come from no seed.
+            for (number, id) in self.commands.iter().enumerate() {
+                line = line.replace(id, &format!("command {number}"));
+            }
+            record.push(line);
         }
         if std::env::var_os("TRACE").is_some() {
             eprintln!("{:?} {what:?}", self.now);
@@ -215,7 +260,7 @@ impl World {
         self.trace(&action);
         let after = Duration::from_millis(2) + self.random.ms(20);
         match action {
-            Action::Enroll if self.is_reachable() => self.tell(after, Event::Enrolled(Ok(()))),
+            Action::Enroll if self.is_reachable() => self.push(after, Delivery::Enrol(self.instance)),
             Action::Enroll => self.tell(after, Event::Enrolled(Err(unreachable()))),
             Action::Connect { session } if self.is_reachable() => {
                 let register = Box::new(self.agent.registration());
@@ -226,12 +271,17 @@ impl World {
             }
             Action::Send { session, message } if self.is_reachable() => {
                 // A stream keeps its order: everything is as late as everything else.
-                self.push(Duration::from_millis(10), Delivery::ToMaster(session, message));
+                if let Some(line) = self.line.filter(|line| line.session == session) {
+                    self.push(Duration::from_millis(10), Delivery::ToMaster(line.stream, message));
+                }
             }
             Action::Send { .. } => {}
             Action::Close { session, .. } => {
-                if self.master.session == Some(session) {
-                    self.master.session = None;
+                if let Some(line) = self.line.take_if(|line| line.session == session) {
+                    // A cut network keeps it from the master that the stream is closed.
+                    if self.is_reachable() {
+                        self.master.end(line.stream, self.now_ms());
+                    }
                 }
             }
             Action::Sample => {
@@ -258,6 +308,7 @@ impl World {
         }
         match delivery {
             Delivery::ToAgent(instance, event) if instance == self.instance => {
+                self.is_enrolled |= matches!(event, Event::Enrolled(Ok(())));
                 if let Event::Put(PutOutcome::Refused(_)) = &event {
                     let pending = self.agent.config_state().pending;
                     self.refused_here.extend(pending.map(|config| config.revision));
@@ -267,12 +318,15 @@ impl World {
             Delivery::ToAgent(..) => {}
             Delivery::Do(instance, action) if instance == self.instance => self.carry_out(action),
             Delivery::Do(..) => {}
-            Delivery::Register(session, register) => self.register(session, &register),
-            Delivery::ToMaster(session, message) => {
-                if self.master.session == Some(session) {
-                    self.hear(session, *message);
+            Delivery::Enrol(instance) => {
+                let enrolled = if self.is_reachable() { Ok(()) } else { Err(unreachable()) };
+                if enrolled.is_ok() {
+                    self.master.enrol(self.now_ms());
                 }
+                self.push(Duration::from_millis(10), Delivery::ToAgent(instance, Event::Enrolled(enrolled)));
             }
+            Delivery::Register(session, register) => self.register(session, *register),
+            Delivery::ToMaster(stream, message) => self.hear(stream, *message),
         }
     }
 
@@ -333,159 +387,166 @@ impl World {
         }
     }
 
-    fn register(&mut self, session: u64, register: &v1::Register) {
+    fn register(&mut self, session: u64, register: v1::Register) {
         if !self.is_reachable() {
             return self.tell(Duration::ZERO, Event::Disconnected { session, failure: unreachable() });
         }
-        self.master.session = Some(session);
-        self.master.last_heartbeat = self.now;
-        self.say(session, master_message::Kind::Welcome(v1::Welcome::default()));
-        self.learn(register.config.as_ref().unwrap());
-        self.offer(register.config.as_ref().unwrap());
-        let instance = register.instance_id[0];
-        let missing =
-            self.master.commands.iter().filter(|(_, (to, result))| *to == instance && result.is_none());
-        let missing: Vec<String> = missing.map(|(id, _)| id.clone()).collect();
-        for command_id in missing {
-            self.send_command(session, command_id);
-        }
+        self.last_heartbeat = self.now;
+        let (stream, out) = self.master.register(register, self.now_ms());
+        self.line = Some(Line { session, stream });
+        self.carry(out);
     }
 
-    fn hear(&mut self, session: u64, message: v1::AgentMessage) {
-        match message.kind.unwrap() {
-            agent_message::Kind::Heartbeat(heartbeat) => {
-                self.master.last_heartbeat = self.now;
-                self.learn(heartbeat.config.as_ref().unwrap());
-                let ack = v1::HeartbeatAck { sequence: heartbeat.sequence };
-                self.say(session, master_message::Kind::HeartbeatAck(ack));
-            }
+    fn hear(&mut self, stream: u64, message: v1::AgentMessage) {
+        match message.kind.as_ref().unwrap() {
+            agent_message::Kind::Heartbeat(_) => self.last_heartbeat = self.now,
             agent_message::Kind::ConfigAck(ack) => {
-                let revision = ack.config.unwrap().revision;
+                let revision = ack.config.as_ref().unwrap().revision;
                 let is_kept = self.disk.current.as_ref().is_some_and(|config| config.revision() == revision);
                 assert!(is_kept, "revision {revision} was acknowledged, and is not kept");
-                self.master.applied = revision;
             }
-            agent_message::Kind::ConfigNack(nack) => self.master.refused = nack.config.unwrap().revision,
             agent_message::Kind::CommandResult(result) => {
-                let outcome = result.outcome();
-                let known = self.master.commands.get_mut(&result.command_id).unwrap();
-                assert!(known.1.is_none_or(|before| before == outcome), "two results for one command");
-                known.1 = Some(outcome);
+                let before = self.told.insert(result.command_id.clone(), result.outcome());
+                assert!(
+                    before.is_none_or(|before| before == result.outcome()),
+                    "two results for one command"
+                );
             }
             agent_message::Kind::Register(_) => panic!("only the first message registers"),
             agent_message::Kind::Metrics(_)
             | agent_message::Kind::MetricsPiece(_)
+            | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
             | agent_message::Kind::CommandOutput(_)
             | agent_message::Kind::Leaving(_) => {}
         }
+        let out = self.master.hear(stream, message, self.now_ms());
+        self.carry(out);
     }
 
-    fn learn(&mut self, state: &v1::ConfigState) {
-        if let Some(applied) = &state.applied {
-            self.master.applied = applied.revision;
-        }
-        if let Some(refused) = state.refused.as_ref().and_then(|nack| nack.config.as_ref()) {
-            self.master.refused = refused.revision;
-        }
+    fn poll_master(&mut self) {
+        let out = self.master.poll(self.now_ms());
+        self.carry(out);
     }
 
-    /// As `agent.proto` wants it: after a registration whose state is not the one wanted.
-    fn offer(&mut self, state: &v1::ConfigState) {
-        let (Some(desired), Some(session)) = (&self.master.desired, self.master.session) else { return };
-        if state.applied.as_ref() != Some(&desired.to_ref()) {
-            let offer = v1::ConfigOffer {
-                config: Some(desired.to_ref()),
-                text: desired.text().as_bytes().to_vec().into(),
-            };
-            self.say(session, master_message::Kind::ConfigOffer(offer));
+    /// Brings to the agent what the master says, as far as the network does.
+    fn carry(&mut self, out: Vec<Out>) {
+        for out in out {
+            let (Out::Message(stream, _) | Out::End(stream)) = &out;
+            let line = self.line.filter(|line| line.stream == *stream && !self.network_is_cut);
+            let Some(Line { session, .. }) = line else { continue };
+            match out {
+                Out::Message(_, message) => {
+                    self.tell(Duration::from_millis(10), Event::Received { session, message });
+                }
+                Out::End(_) => {
+                    self.line = None;
+                    let ended = Event::Disconnected { session, failure: unreachable() };
+                    self.tell(Duration::from_millis(10), ended);
+                }
+            }
         }
-    }
-
-    fn say(&mut self, session: u64, kind: master_message::Kind) {
-        let message = v1::MasterMessage { kind: Some(kind) };
-        self.tell(Duration::from_millis(10), Event::Received { session, message });
     }
 
     /// A new config is published; what it does is in its text.
     pub(crate) fn publish(&mut self, kind: &str) {
-        let revision = self.next_revision;
-        self.next_revision += 1;
-        let published = Published::new(revision, &format!("v{revision}"), &format!("{kind} {revision}"));
-        self.master.desired = Some(published);
-        self.offer(&v1::ConfigState::default());
+        if self.master.is_down() {
+            return;
+        }
+        let text = text_of(kind, self.next_config);
+        self.next_config += 1;
+        let revision = self.master.publish(&text, self.now_ms());
+        let before = self.desired.replace((revision, text));
+        assert!(before.is_none_or(|(before, _)| before < revision), "revisions only grow");
     }
 
-    pub(crate) fn command(&mut self, kind: v1::CommandKind) {
-        let Some(session) = self.master.session else { return };
-        let id = format!("{}-{}", self.next_command, kind as i32);
-        self.next_command += 1;
-        self.master.commands.insert(id.clone(), (u8::try_from(self.instance % 256).unwrap(), None));
-        self.send_command(session, id);
+    pub(crate) fn command(&mut self, command: Command) {
+        if self.master.is_down() || !self.is_enrolled {
+            return;
+        }
+        // Ids of one millisecond have no order.
+        self.run_for(Duration::from_millis(1));
+        let id = self.master.command(command, TIMEOUT_MS, self.now_ms());
+        self.commands.push(id);
     }
 
     /// The last command is not wanted any more.
     pub(crate) fn cancel_command(&mut self) {
-        let last = self.master.commands.keys().max_by_key(|id| number_of(id)).cloned();
-        if let (Some(session), Some(command_id)) = (self.master.session, last) {
-            self.say(session, master_message::Kind::CommandCancel(v1::CommandCancel { command_id }));
+        if let Some(last) = self.commands.last().filter(|_| !self.master.is_down()) {
+            self.master.cancel(last, self.now_ms());
         }
     }
 
-    /// Commands of the agent that runs now whose result the master does not know.
-    pub(crate) fn missing_results(&self) -> Vec<&String> {
-        let instance = u8::try_from(self.instance % 256).unwrap();
-        let missing = |(_, (to, result)): &(&String, &(u8, Option<v1::CommandOutcome>))| {
-            *to == instance && result.is_none()
-        };
-        self.master.commands.iter().filter(missing).map(|(id, _)| id).collect()
+    /// How each command ended, or where it is.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.commands.iter().map(|id| self.master.run(id)).collect()
+    }
+
+    /// Holds what the master says of commands against what was done.
+    pub(crate) fn assert_told_rightly(&self) {
+        for (id, run) in self.commands.iter().zip(self.runs()) {
+            let was_run = self.run.iter().any(|(_, command)| command == id);
+            let told = self.told.get(id).copied();
+            match run.state {
+                RunState::Sent | RunState::Running => panic!("{id} has not ended: {run:?}"),
+                RunState::Offline => assert!(!was_run, "{id} was run, and is said not to have been sent"),
+                RunState::Succeeded => assert_eq!(told, Some(v1::CommandOutcome::Succeeded), "{id}: {run:?}"),
+                RunState::Failed => assert_eq!(told, Some(v1::CommandOutcome::Failed), "{id}: {run:?}"),
+                RunState::Refused
+                | RunState::Unsupported
+                | RunState::TimedOut
+                | RunState::Cancelled
+                | RunState::Lost => {}
+            }
+        }
     }
 
     pub(crate) fn hang_programs(&mut self, programs_hang: bool) {
         self.programs_hang = programs_hang;
     }
 
-    fn send_command(&mut self, session: u64, command_id: String) {
-        let kind = command_id.rsplit('-').next().unwrap().parse().unwrap();
-        let command = v1::Command { command_id, kind, deadline_ms: 5_000, log_lines: 0 };
-        self.say(session, master_message::Kind::Command(command));
-    }
-
     fn is_reachable(&self) -> bool {
-        !self.network_is_cut && !self.master.is_down
+        !self.network_is_cut && !self.master.is_down()
     }
 
-    /// The stream ends; what is on its way in either direction is lost.
+    /// The stream ends, and both ends know it; what is on its way in either direction is lost.
     pub(crate) fn drop_session(&mut self) {
-        self.queue.retain(|(_, _, delivery)| {
-            !matches!(
-                delivery,
-                Delivery::ToMaster(..)
-                    | Delivery::Register(..)
-                    | Delivery::ToAgent(_, Event::Received { .. })
-            )
-        });
-        if let Some(session) = self.master.session.take() {
-            self.tell(Duration::ZERO, Event::Disconnected { session, failure: unreachable() });
+        if let Some(line) = self.lose_line() {
+            self.master.end(line.stream, self.now_ms());
         }
     }
 
-    /// Nothing arrives any more, and nobody is told; when it is whole again, a stream with a gap cannot go on.
+    /// The agent knows that its stream is over.
+    fn lose_line(&mut self) -> Option<Line> {
+        self.queue.retain(|(_, _, delivery)| !delivery.is_on_the_line());
+        let line = self.line.take()?;
+        let ended = Event::Disconnected { session: line.session, failure: unreachable() };
+        self.tell(Duration::ZERO, ended);
+        Some(line)
+    }
+
+    /// Nothing arrives any more, and nobody is told. When it is whole again, a stream with a gap cannot go on: the agent
+    /// finds out, and the master when another comes in its place, or when nothing is heard of it.
     pub(crate) fn cut_network(&mut self, is_cut: bool) {
         if self.network_is_cut && !is_cut {
-            self.drop_session();
+            self.lose_line();
         }
         self.network_is_cut = is_cut;
-        self.queue.retain(|(_, _, delivery)| {
-            !is_cut
-                || !matches!(delivery, Delivery::ToMaster(..) | Delivery::ToAgent(_, Event::Received { .. }))
-        });
+        if is_cut {
+            self.queue.retain(|(_, _, delivery)| {
+                !delivery.is_on_the_line() || matches!(delivery, Delivery::Register(..))
+            });
+        }
     }
 
+    /// kill -9 of the master, or its start.
     pub(crate) fn set_master_down(&mut self, is_down: bool) {
-        self.master.is_down = is_down;
-        if is_down {
-            self.drop_session();
+        if is_down && !self.master.is_down() {
+            self.lose_line();
+            self.master.kill();
+        }
+        if !is_down {
+            self.master.restart();
         }
     }
 
@@ -495,7 +556,7 @@ impl World {
         self.has_forgotten_before |= self.disk.current.is_none() && self.dataplane.text != OWN_FILE;
         self.instance += 1;
         self.refused_here.clear();
-        self.agent = agent_of(&self.disk, self.instance, self.random.next());
+        self.agent = agent_of(&self.disk, self.instance, self.is_enrolled, self.random.next());
     }
 
     pub(crate) fn kill_dataplane(&mut self) {
@@ -524,9 +585,16 @@ impl World {
     }
 }
 
-/// Commands are numbered, and their kind stands behind.
-fn number_of(id: &str) -> u64 {
-    id.split('-').next().unwrap().parse().unwrap()
+impl Delivery {
+    /// Whether a stream carries it.
+    fn is_on_the_line(&self) -> bool {
+        match self {
+            Delivery::ToMaster(..)
+            | Delivery::Register(..)
+            | Delivery::ToAgent(_, Event::Received { .. }) => true,
+            Delivery::ToAgent(..) | Delivery::Enrol(_) | Delivery::Do(..) => false,
+        }
+    }
 }
 
 fn unreachable() -> LinkFailure {

@@ -55,7 +55,20 @@ impl Store {
     /// The file cannot be opened, another process has it open, or it is of another layout.
     pub(crate) fn open(dir: &Path, tables: &[&str]) -> Result<Self, StoreError> {
         let path = dir.join(FILE_NAME);
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path)?;
+        Self::over(Database::builder().set_cache_size(CACHE_BYTES).create(&path)?, path, tables)
+    }
+
+    /// Opens the store in something that is no file.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    #[cfg(test)]
+    pub(crate) fn open_in(backend: impl redb::StorageBackend, tables: &[&str]) -> Result<Self, StoreError> {
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
+        Self::over(database, PathBuf::new(), tables)
+    }
+
+    fn over(database: Database, path: PathBuf, tables: &[&str]) -> Result<Self, StoreError> {
         let database = Arc::new(database);
         let (audit_entries_max, is_behind) = (AUDIT_ENTRIES_MAX, Arc::default());
         let store = Self { database, path, audit_entries_max, is_behind };

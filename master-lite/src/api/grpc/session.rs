@@ -3,30 +3,28 @@
 //! ```text
 //!   credential known → Register in time → Welcome → loop { agent's message | wanted config | command | silence | end }
 //! ```
-//! Each session is a task of its own. It waits for its own agent only: what is sent to an agent that does not read waits
-//! so long, and then the session ends.
+//! What a message comes to is decided by its `Dialogue`. Each session is a task of its own. It waits for its own agent
+//! only: what is sent to an agent that does not read waits so long, and then the session ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::fleet::limits::{self, OFFLINE_AFTER_HEARTBEATS, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, NodeCredential, PROTOCOL_REVISION, Pieces, capability};
+use proto::fleet::{BEARER, NodeCredential};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::{
-    AgentMessage, ConfigState, Goodbye, GoodbyeReason, Heartbeat, HeartbeatAck, Intervals, MasterMessage,
-    Register, Welcome,
-};
+use proto::v1::{AgentMessage, Goodbye, GoodbyeReason, MasterMessage, Register};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{ask, call_of, peer_of};
 use crate::keys;
 use crate::service::call::{Actor, Call, now_ms};
 use crate::service::convergence::NodeConfigRecord;
+use crate::service::dialogue::{self, Dialogue, Heard, Over};
 use crate::service::nodes::About;
 use crate::service::refusal::{Kind, Refusal};
 use crate::service::sessions::Ticket;
@@ -43,13 +41,12 @@ type Outbox = mpsc::Sender<Result<MasterMessage, Status>>;
 /// A session that has begun.
 struct Session {
     services: Arc<Services>,
+    /// Who opened it, from where.
+    call: Call,
     node: String,
     ticket: Ticket,
     outbox: Outbox,
-    /// What the node says of its configs, kept to piece acks and nacks into it.
-    config: ConfigState,
-    /// What has come of a report.
-    pieces: Pieces,
+    dialogue: Dialogue,
 }
 
 /// Why a session ends.
@@ -64,8 +61,19 @@ enum End {
     Slow,
     /// We end it.
     Told(GoodbyeReason),
-    /// The agent, or the store, made it impossible to go on.
+    /// The agent said what no agent says: the field, and what is wrong.
+    Rubbish(String),
+    /// The store made it impossible to go on.
     Failed(Status),
+}
+
+impl From<Over> for End {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Left => Self::Left,
+            Over::Rubbish(why) => Self::Rubbish(why),
+        }
+    }
 }
 
 /// Opens a session: checks the credential or the client certificate, and waits for `Register` in a task, so that the
@@ -118,29 +126,32 @@ async fn begin(
     inbound: &mut Streaming<AgentMessage>,
     outbox: &Outbox,
 ) -> Result<Session, Status> {
-    let register = first(inbound).await?;
-    check(&register)?;
-    let (at_ms, address) = (now_ms(), call.address);
+    let register = match first(inbound).await {
+        Ok(register) => register,
+        Err(status) => {
+            if is_rubbish(&status) {
+                let node = claim.credential.map_or(String::new(), |credential| credential.node().to_string());
+                let call = Call { at_ms: now_ms(), ..call };
+                note_rubbish(&services, call, node, status.message().to_owned()).await;
+            }
+            return Err(status);
+        }
+    };
+    let (at_ms, node) = (now_ms(), register.node_id.clone());
     let call = Call { at_ms, ..call };
-    let about = about(&register);
-    let (role, region, node) = (register.role().into(), register.region.clone(), register.node_id.clone());
-    let id = node.clone();
+    let (by, about, id) = (call.clone(), about(&register), node.clone());
+    let (role, region) = (register.role().into(), register.region.clone());
     ask(&services, move |services| {
-        services.admit(&call, Ok(&claim), Some(&id))?;
+        services.admit(&by, Ok(&claim), Some(&id))?;
         let certificate = claim.certificate.map(|certificate| certificate.kept());
         services.nodes.note(&id, role, &region, &about, certificate, at_ms)
     })
     .await?;
-    let ticket = services.sessions.open(&node, address, at_ms);
-    let mut session = Session {
-        services,
-        node,
-        ticket,
-        outbox: outbox.clone(),
-        config: register.config.clone().unwrap_or_default(),
-        pieces: Pieces::default(),
-    };
-    let begun = session.welcome(&register, at_ms).await;
+    let call = Call { actor: Actor::Node(node.clone()), ..call };
+    let ticket = services.sessions.open(&node, call.address, at_ms);
+    let (outbox, dialogue) = (outbox.clone(), Dialogue::begin(&register));
+    let mut session = Session { services, call, node, ticket, outbox, dialogue };
+    let begun = session.welcome(register, at_ms).await;
     match begun {
         Ok(()) => Ok(session),
         Err(end) => {
@@ -152,33 +163,22 @@ async fn begin(
 }
 
 impl Session {
-    async fn welcome(&mut self, register: &Register, at_ms: u64) -> Result<(), End> {
-        self.hear(at_ms, |live| live.dataplane.clone_from(&register.dataplane));
-        let interval_ms = u64::try_from(self.heartbeat().as_millis()).unwrap_or(u64::MAX);
+    async fn welcome(&mut self, register: Register, at_ms: u64) -> Result<(), End> {
+        let (instance, ids) = (register.instance_id.clone(), register.command_ids.clone());
+        self.services.sessions.hear(&self.node, &Said::Register(register), at_ms);
         let session_id: String = keys::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
-        let welcome = Welcome {
-            protocol_revision: PROTOCOL_REVISION,
-            session_id,
-            master_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: vec![capability::METRICS_PIECES.to_owned()],
-            intervals: Some(Intervals {
-                heartbeat_interval_ms: interval_ms,
-                metrics_interval_ms: interval_ms,
-            }),
-            server_time_unix_ms: at_ms,
-        };
-        self.tell(Told::Welcome(welcome)).await?;
-        self.note_config(at_ms).await?;
-        let (node, instance) = (&self.node, &register.instance_id);
-        let ids: Vec<String> =
-            register.command_ids.iter().take(limits::COMMAND_RESULTS_KEPT_MAX).cloned().collect();
-        self.services.sessions.tell(|listener| listener.handle_connected(node, instance, &ids, at_ms));
+        let heartbeat = self.services.sessions.heartbeat();
+        self.tell(Told::Welcome(dialogue::welcome(session_id, heartbeat, at_ms))).await?;
+        self.note_config(self.dialogue.config(at_ms)).await?;
+        let ids = &ids[..ids.len().min(limits::COMMAND_RESULTS_KEPT_MAX)];
+        let node = &self.node;
+        self.services.sessions.tell(|listener| listener.handle_connected(node, &instance, ids, at_ms));
         let id = self.node.clone();
         ask(&self.services, move |services| services.publishes.tell(&id)).await.map_err(End::Failed)
     }
 
     async fn run(&mut self, mut inbound: Streaming<AgentMessage>) -> End {
-        let patience = self.heartbeat() * OFFLINE_AFTER_HEARTBEATS;
+        let patience = self.services.sessions.heartbeat() * OFFLINE_AFTER_HEARTBEATS;
         let mut silent_at = Instant::now() + patience;
         loop {
             let step = tokio::select! {
@@ -204,114 +204,48 @@ impl Session {
 
     /// Sends what the node should have, unless it has it, or has refused it.
     async fn offer(&mut self) -> Result<(), End> {
-        let Some(offer) = self.ticket.wanted.borrow_and_update().clone() else { return Ok(()) };
-        let applied = self.config.applied.as_ref();
-        let has_it = applied
-            .is_some_and(|config| config.revision == offer.revision && config.sha256 == offer.sha256[..]);
-        let refused = self.config.refused.as_ref().and_then(|nack| nack.config.as_ref());
-        if has_it || refused.is_some_and(|config| config.revision == offer.revision) {
-            return Ok(());
-        }
-        tracing::debug!(node = self.node, version = offer.version, revision = offer.revision, "offered");
-        self.tell(Told::ConfigOffer(offer.message())).await
+        let Some(wanted) = self.ticket.wanted.borrow_and_update().clone() else { return Ok(()) };
+        let Some(offer) = self.dialogue.offer(&wanted) else { return Ok(()) };
+        tracing::debug!(node = self.node, version = wanted.version, revision = wanted.revision, "offered");
+        self.tell(Told::ConfigOffer(offer)).await
     }
 
     async fn handle(&mut self, said: Result<Option<AgentMessage>, Status>) -> Result<(), End> {
-        let mut said = match said {
+        let said = match said {
             Ok(Some(AgentMessage { kind: Some(kind) })) => kind,
             Ok(Some(AgentMessage { kind: None })) => {
                 tracing::debug!(node = self.node, "a message of an unknown kind is ignored");
                 return Ok(());
             }
             Ok(None) => return Err(End::Broken),
+            Err(status) if is_rubbish(&status) => return Err(End::Rubbish(status.message().to_owned())),
             Err(status) => {
                 tracing::debug!(node = self.node, %status, "the stream broke");
                 return Err(End::Broken);
             }
         };
         let at_ms = now_ms();
-        self.hear(at_ms, |_| {});
-        if let Said::MetricsPiece(piece) = &said {
-            let joined = self.pieces.add(piece).map_err(|error| {
-                End::Failed(Status::invalid_argument(format!("metrics_piece.data: {error}")))
-            })?;
-            let Some(report) = joined else { return Ok(()) };
-            said = Said::Metrics(report);
+        self.services.sessions.hear(&self.node, &said, at_ms);
+        let Heard { answer, config, said } = self.dialogue.handle(said, at_ms)?;
+        if let Some(answer) = answer {
+            self.tell(answer).await?;
         }
-        self.note(&said, at_ms).await?;
-        self.services.sessions.tell(|listener| listener.handle_message(&self.node, &said, at_ms));
-        Ok(())
-    }
-
-    /// Takes what is this task's to know; the rest is for the listeners.
-    async fn note(&mut self, said: &Said, at_ms: u64) -> Result<(), End> {
-        match said {
-            Said::Register(_) => {
-                let message = "register: it comes once, and first";
-                return Err(End::Failed(Status::invalid_argument(message)));
-            }
-            Said::Heartbeat(heartbeat) => return self.handle_heartbeat(heartbeat, at_ms).await,
-            Said::ConfigAck(ack) => {
-                self.config.applied.clone_from(&ack.config);
-                self.config.generation = ack.generation;
-                self.config.pending = None;
-                self.config.refused = None;
-                self.config.drifted = false;
-            }
-            Said::ConfigNack(nack) => {
-                let config = nack.config.clone().unwrap_or_default();
-                tracing::warn!(
-                    node = self.node,
-                    version = config.version,
-                    reason = nack.message,
-                    "refused a config"
-                );
-                self.config.refused = Some(nack.clone());
-                self.config.pending = None;
-            }
-            Said::ConfigDeferred(deferred) => {
-                self.config.pending.clone_from(&deferred.config);
-                self.config.pending_reason.clone_from(&deferred.reason);
-            }
-            Said::Leaving(_) => return Err(End::Left),
-            // Pieces have become reports before.
-            Said::Metrics(_) | Said::MetricsPiece(_) | Said::CommandOutput(_) | Said::CommandResult(_) => {
-                return Ok(());
-            }
+        if let Some(Said::ConfigNack(nack)) = &said {
+            let (version, reason) = (nack.config.as_ref().map(|config| &config.version), &nack.message);
+            tracing::warn!(node = self.node, version, reason, "refused a config");
         }
-        self.note_config(at_ms).await
-    }
-
-    async fn handle_heartbeat(&mut self, heartbeat: &Heartbeat, at_ms: u64) -> Result<(), End> {
-        let problems = heartbeat.problems.iter().take(limits::PROBLEMS_MAX);
-        let problems =
-            problems.map(|problem| limits::clipped(problem, limits::MESSAGE_TEXT_BYTES_MAX).to_owned());
-        let problems: Vec<String> = problems.collect();
-        self.hear(at_ms, |live| {
-            live.problems = problems;
-            live.host.clone_from(&heartbeat.host);
-            live.dataplane.clone_from(&heartbeat.dataplane);
-            live.round_trip_us = heartbeat.round_trip_us;
-        });
-        self.tell(Told::HeartbeatAck(HeartbeatAck { sequence: heartbeat.sequence })).await?;
-        if let Some(config) = &heartbeat.config {
-            self.config.clone_from(config);
-            self.note_config(at_ms).await?;
+        if let Some(config) = config {
+            self.note_config(config).await?;
+        }
+        if let Some(said) = said {
+            self.services.sessions.tell(|listener| listener.handle_message(&self.node, &said, at_ms));
         }
         Ok(())
     }
 
-    async fn note_config(&self, at_ms: u64) -> Result<(), End> {
-        let (said, node) = (NodeConfigRecord::of(&self.config, at_ms), self.node.clone());
+    async fn note_config(&self, said: NodeConfigRecord) -> Result<(), End> {
+        let node = self.node.clone();
         ask(&self.services, move |services| services.publishes.note(&node, &said)).await.map_err(End::Failed)
-    }
-
-    fn hear(&self, at_ms: u64, change: impl FnOnce(&mut crate::service::sessions::Live)) {
-        self.services.sessions.hear(&self.node, at_ms, change);
-    }
-
-    fn heartbeat(&self) -> Duration {
-        self.services.sessions.heartbeat()
     }
 
     async fn tell(&self, told: Told) -> Result<(), End> {
@@ -336,6 +270,13 @@ impl Session {
             End::Silent => "nothing was heard for three heartbeats",
             End::Slow => self.say_goodbye(GoodbyeReason::TooSlow),
             End::Told(reason) => self.say_goodbye(reason),
+            End::Rubbish(why) => {
+                tracing::warn!(node = self.node, why, "an agent is not understood");
+                let _ = self.outbox.try_send(Err(Status::invalid_argument(why.clone())));
+                let call = Call { at_ms, ..self.call.clone() };
+                note_rubbish(&self.services, call, self.node.clone(), why).await;
+                "it was not understood"
+            }
             End::Failed(status) => {
                 let _ = self.outbox.try_send(Err(status));
                 "it failed"
@@ -372,21 +313,33 @@ fn credential(metadata: &MetadataMap) -> Result<Option<NodeCredential>, Refusal>
 
 async fn first(inbound: &mut Streaming<AgentMessage>) -> Result<Register, Status> {
     match timeout(REGISTER_TIMEOUT, inbound.message()).await {
-        Ok(Ok(Some(AgentMessage { kind: Some(Said::Register(register)) }))) => Ok(register),
+        Ok(Ok(Some(AgentMessage { kind: Some(Said::Register(register)) }))) => {
+            dialogue::check(&register).map_err(|why| match register.protocol_revision {
+                0 => Status::failed_precondition(why),
+                _ => Status::invalid_argument(why),
+            })?;
+            Ok(register)
+        }
         Ok(Ok(_)) => Err(Status::invalid_argument("register: it comes first")),
         Ok(Err(status)) => Err(status),
         Err(_) => Err(Status::deadline_exceeded("register: it did not come in time")),
     }
 }
 
-fn check(register: &Register) -> Result<(), Status> {
-    if register.protocol_revision < 1 {
-        return Err(Status::failed_precondition("protocol_revision: there is no common one"));
-    }
-    if register.capabilities.len() > limits::CAPABILITIES_MAX {
-        return Err(Status::invalid_argument("capabilities: there are too many"));
-    }
-    Ok(())
+/// Whether a message could not be read, or was none that belongs there: no network does that.
+fn is_rubbish(status: &Status) -> bool {
+    use Code::{FailedPrecondition, Internal, InvalidArgument, OutOfRange};
+    matches!(status.code(), OutOfRange | Internal | InvalidArgument | FailedPrecondition)
+}
+
+/// Notes in the audit log what an agent said that no agent says.
+async fn note_rubbish(services: &Arc<Services>, call: Call, node: String, why: String) {
+    let noted = ask(services, move |services| {
+        services.audit.note_repeated(&call, "nodes.session", &node, &why);
+        Ok(())
+    });
+    // It has logged its own failure.
+    let _ = noted.await;
 }
 
 fn about(register: &Register) -> About {
