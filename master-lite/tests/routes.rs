@@ -1,5 +1,6 @@
 //! Every route of the API's own document does its work, on a fleet that has something of everything: for the least role
-//! that may, after everybody below it was refused the very same. So what was refused has changed nothing.
+//! that may, after everybody below it was refused the very same, and answers as the document promises, field by field. So
+//! what was refused has changed nothing.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 mod story;
@@ -21,7 +22,66 @@ struct Walk {
     master: Master,
     callers: [(&'static str, Client); 4],
     demands: BTreeMap<String, String>,
+    promises: Promises,
     walked: BTreeSet<String>,
+}
+
+/// What the document says of answers.
+struct Promises(Value);
+
+impl Promises {
+    /// The document, with no room for fields that it does not name.
+    fn read(master: &Master) -> Self {
+        let mut document = master.anonymous().get("/api/v1/openapi.json").json;
+        let parts = parts(&document);
+        for (name, schema) in document["components"]["schemas"].as_object_mut().unwrap() {
+            if !parts.contains(&format!("#/components/schemas/{name}")) {
+                close(schema);
+            }
+        }
+        Self(document)
+    }
+
+    /// Holds a good answer with JSON against the schema of its route and status.
+    #[track_caller]
+    fn hold(&self, route: &str, answer: &Answer) {
+        let (method, path) = route.split_once(' ').unwrap();
+        let responses = &self.0["paths"][path][method.to_lowercase()]["responses"];
+        let response = &responses[answer.status.to_string()];
+        assert!(response.is_object(), "{route} does not promise {}", answer.status);
+        let Some(schema) = response["content"].get("application/json") else { return };
+        let mut schema = schema["schema"].clone();
+        close(&mut schema);
+        schema["components"] = self.0["components"].clone();
+        let validator = jsonschema::draft202012::new(&schema).unwrap();
+        let wrong: Vec<String> = validator
+            .iter_errors(&answer.json)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(wrong.is_empty(), "{route}: {wrong:#?}\n{:#}", answer.json);
+    }
+}
+
+/// The schemas that are parts of others.
+fn parts(value: &Value) -> BTreeSet<String> {
+    let own = value["allOf"].as_array().into_iter().flatten();
+    let own = own.filter_map(|part| part["$ref"].as_str().map(str::to_owned));
+    let inner = value.as_object().into_iter().flat_map(|object| object.values());
+    let inner = inner.chain(value.as_array().into_iter().flatten());
+    own.chain(inner.flat_map(parts)).collect()
+}
+
+/// Objects have the properties that are named, and no others.
+fn close(schema: &mut Value) {
+    if let Some(list) = schema.as_array_mut() {
+        return list.iter_mut().for_each(close);
+    }
+    let Some(object) = schema.as_object_mut() else { return };
+    let has_parts = object.contains_key("allOf");
+    if has_parts || object.contains_key("properties") && !object.contains_key("additionalProperties") {
+        object.insert("unevaluatedProperties".to_owned(), false.into());
+    }
+    object.iter_mut().filter(|(name, _)| *name != "allOf").for_each(|(_, inner)| close(inner));
 }
 
 impl Walk {
@@ -34,8 +94,8 @@ impl Walk {
             ("operator", master.user("an-operator", "operator")),
             ("admin", master.admin()),
         ];
-        let demands = documented(&master);
-        Self { master, callers, demands, walked: BTreeSet::new() }
+        let (demands, promises) = (documented(&master), Promises::read(&master));
+        Self { master, callers, demands, promises, walked: BTreeSet::new() }
     }
 
     /// Does what a route is for, with these names in its path; gives the answer to the least role that may.
@@ -57,6 +117,7 @@ impl Walk {
                     answer.status,
                     answer.json
                 );
+                self.promises.hold(route, &answer);
                 self.walked.insert(route.to_owned());
                 return answer;
             }

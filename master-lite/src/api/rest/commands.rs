@@ -14,7 +14,7 @@ use super::span::Span;
 use crate::service::call::{Call, rfc3339};
 use crate::service::commands::TaskView;
 use crate::service::commands::command::{Command, TargetType, Wish};
-use crate::service::commands::record::{Progress, TaskRecord, TaskState};
+use crate::service::commands::record::{TaskProgress, TaskRecord, TaskState};
 use crate::service::commands::task::{Run, RunState};
 use crate::service::page::Paging;
 
@@ -38,7 +38,7 @@ struct Task {
     target_type: TargetType,
     target_ids: Vec<String>,
     state: TaskState,
-    progress: Progress,
+    progress: TaskProgress,
     /// Who gave it.
     created_by: String,
     #[schema(format = DateTime)]

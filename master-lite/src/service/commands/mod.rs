@@ -16,7 +16,7 @@ use tokio::sync::Notify as Bell;
 
 use command::Wish;
 use output::Stream;
-use record::{Progress, RUNS, TASKS, TaskRecord, make_room, run_key, runs_of};
+use record::{RUNS, TASKS, TaskProgress, TaskRecord, make_room, run_key, runs_of};
 use task::{Order, Outcome, Run, RunState, Task};
 
 use super::call::Call;
@@ -96,7 +96,7 @@ impl Commands {
             make_room(writer)?;
             writer.put(TASKS, &id, &running.record)?;
             running.task.runs().try_for_each(|(node, run)| writer.put(RUNS, &run_key(&id, node), &run))?;
-            let Progress { total, offline, .. } = running.record.progress;
+            let TaskProgress { total, offline, .. } = running.record.progress;
             let detail = format!("task {id}, {total} nodes, {offline} of them offline");
             Ok::<_, Refusal>(((), call.done("commands.create", wish.command.name(), detail)))
         })?;
@@ -255,10 +255,10 @@ impl Commands {
             cancelled_at_ms: None,
             ended_at_ms: None,
             state: record::TaskState::Running,
-            progress: Progress::default(),
+            progress: TaskProgress::default(),
         };
         let task = Task::begin(targets, record.deadline_ms(), call.at_ms);
-        record.progress = Progress::of(task.states());
+        record.progress = TaskProgress::of(task.states());
         Ok(Running { record, task })
     }
 
@@ -313,7 +313,7 @@ impl Desk {
 impl Running {
     /// The head as it is now.
     fn head(&self) -> TaskRecord {
-        let progress = Progress::of(self.task.states());
+        let progress = TaskProgress::of(self.task.states());
         let state = progress.state(self.record.cancelled_at_ms.is_some());
         TaskRecord { progress, state, ..self.record.clone() }
     }

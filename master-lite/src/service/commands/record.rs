@@ -34,7 +34,7 @@ pub(crate) enum TaskState {
 
 /// How many nodes are how far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Progress {
+pub(crate) struct TaskProgress {
     /// All targets.
     pub(crate) total: u64,
     /// Sent or running.
@@ -73,13 +73,13 @@ pub(crate) struct TaskRecord {
     /// How it is.
     pub(crate) state: TaskState,
     /// How far it is.
-    pub(crate) progress: Progress,
+    pub(crate) progress: TaskProgress,
 }
 
-impl Progress {
+impl TaskProgress {
     /// Counts states.
     pub(crate) fn of(states: impl Iterator<Item = RunState>) -> Self {
-        states.fold(Progress::default(), |mut progress, state| {
+        states.fold(TaskProgress::default(), |mut progress, state| {
             progress.total += 1;
             *match state {
                 RunState::Sent | RunState::Running => &mut progress.running,
@@ -99,10 +99,10 @@ impl Progress {
     /// What it says of the task.
     pub(crate) fn state(&self, is_cancelled: bool) -> TaskState {
         match self {
-            Progress { running: 1.., .. } => TaskState::Running,
-            Progress { total, succeeded, .. } if total == succeeded => TaskState::Succeeded,
-            Progress { .. } if is_cancelled => TaskState::Cancelled,
-            Progress { .. } => TaskState::Failed,
+            TaskProgress { running: 1.., .. } => TaskState::Running,
+            TaskProgress { total, succeeded, .. } if total == succeeded => TaskState::Succeeded,
+            TaskProgress { .. } if is_cancelled => TaskState::Cancelled,
+            TaskProgress { .. } => TaskState::Failed,
         }
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_task_has_succeeded_only_where_every_node_has() {
         let state =
-            |states: &[RunState], is_cancelled| Progress::of(states.iter().copied()).state(is_cancelled);
+            |states: &[RunState], is_cancelled| TaskProgress::of(states.iter().copied()).state(is_cancelled);
         assert_eq!(state(&[RunState::Succeeded, RunState::Succeeded], false), TaskState::Succeeded);
         assert_eq!(state(&[RunState::Succeeded, RunState::Sent], false), TaskState::Running);
         for other in [RunState::Offline, RunState::Lost, RunState::TimedOut, RunState::Refused] {
@@ -182,7 +182,7 @@ mod tests {
             cancelled_at_ms: None,
             ended_at_ms,
             state: TaskState::Failed,
-            progress: Progress::default(),
+            progress: TaskProgress::default(),
         };
         store
             .observe(|writer: &Writer| {
