@@ -212,6 +212,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_program_writes_comes_while_it_runs() {
+        let (dir, systemd) =
+            host("echo begun; while [ ! -e \"${0%/*}/go\" ]; do /bin/sleep 0.01; done; echo ended");
+        let (events, mut output) = mpsc::channel(4);
+        let nowhere = Dataplane::at(Path::new("/nonexistent/socket"));
+        let running =
+            tokio::spawn(run("c1".parse().unwrap(), Task::Logs { lines: 1 }, nowhere, systemd, events));
+        let mut next = async || match output.recv().await {
+            Some(Event::Wrote { data, .. }) => String::from_utf8(data.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        // Held back until its end, it would never come: the program waits for who has read it.
+        assert_eq!(next().await, "begun\n");
+        assert!(!running.is_finished());
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        assert_eq!(next().await, "ended\n");
+        assert_eq!(running.await.unwrap().outcome, CommandOutcome::Succeeded);
+    }
+
+    #[tokio::test]
     async fn a_program_that_fails_says_so_with_its_code() {
         let (_dir, systemd) = host("echo no >&2; exit 3");
         let (end, output) = end_and_output(Task::Restart, systemd).await;

@@ -283,6 +283,24 @@ fn a_rule_without_data_is_not_shown_as_well() {
     }
     let pending = alert(&admin, "websocket-reconnects", "it is broken", |alert| alert["state"] == "pending");
     assert_eq!((&pending["value"], &*states()["websocket-reconnects"]), (&json!(6.0), "pending"));
+
+    // An announced network that comes and goes.
+    let flaps = |total| {
+        session.say(Said::Metrics(Metrics {
+            dataplane_started_at_unix_ms: 1,
+            families: vec![route("millrace_bgp_flaps_total", total)],
+            ..Metrics::default()
+        }));
+    };
+    // Reports of one and the same millisecond have no rate.
+    eventually("a calm one is judged", || {
+        flaps(3.0);
+        (states()["bgp-flapping"] == "ok").then_some(())
+    });
+    flaps(3_000.0);
+    let firing = alert(&admin, "bgp-flapping", "it flaps", |alert| alert["state"] == "firing");
+    assert!(firing["value"].as_f64().unwrap() > 10.0, "{firing}");
+    assert_eq!((&firing["severity"], &firing["node"]), (&json!("critical"), &json!("a")));
 }
 
 #[test]

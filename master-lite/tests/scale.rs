@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::series::Value as Measured;
-use proto::v1::{Heartbeat, Histogram, HostMetrics, Label, MetricFamily, MetricKind, Metrics, Series};
+use proto::v1::{Heartbeat, HostMetrics};
 use serde_json::json;
 use story::agent::{Agent, Session};
 use story::authority::Authority;
 use story::client::Client;
-use story::fleet::{CONFIG, assert_applied_by_all, connect_at_once, cpu_time, enrolled, memory_kib};
+use story::fleet::{CONFIG, assert_applied_by_all, connect_at_once, cpu_time, enrolled, memory_kib, metrics};
 use story::{Master, eventually};
 
 /// Agents unless `MILLRACE_AGENTS` says otherwise.
@@ -23,8 +22,6 @@ const AGENTS: usize = 20;
 const ROUNDS: u64 = 5;
 /// Between them. Agents report every ten seconds: what a report costs does not depend on it.
 const EVERY: Duration = Duration::from_secs(2);
-/// Routes of a data plane: four distributions of 24 bounds and thirty counters each, which is what one shows.
-const ROUTES: usize = 10;
 
 #[test]
 fn every_figure_can_be_taken() {
@@ -107,40 +104,6 @@ fn report(sessions: &[Session], round: u64) -> usize {
         });
     }
     prost::Message::encoded_len(&metrics)
-}
-
-/// As a data plane with [`ROUTES`] routes tells it, a little more each round.
-fn metrics(round: u64) -> Metrics {
-    let label = |name: &str, value: String| Label { name: name.to_owned(), value };
-    let series = |value: &Measured| -> Vec<Series> {
-        let of_route = |route| Series {
-            labels: vec![label("route", format!("a-route-{route}")), label("cluster", "llm".to_owned())],
-            value: Some(value.clone()),
-        };
-        (0..ROUTES).map(of_route).collect()
-    };
-    let family = |name: String, kind: MetricKind, value: &Measured| MetricFamily {
-        name,
-        help: "What it is, in a sentence of the usual length.".to_owned(),
-        kind: kind.into(),
-        series: series(value),
-    };
-    let distribution = Measured::Histogram(Histogram {
-        bounds: (1..=24).map(|bound| f64::from(bound) / 100.0).collect(),
-        counts: (0..=24).map(|bucket| round * (1_000_000 >> bucket)).collect(),
-        sum: round as f64 * 1e4,
-    });
-    let times = ["first_byte", "chunk_gap", "upstream", "proxy"]
-        .map(|name| family(format!("millrace_{name}_seconds"), MetricKind::Histogram, &distribution));
-    let count = Measured::Number(round as f64 * 1e6);
-    let counters =
-        (0..29).map(|number| family(format!("millrace_counter_{number}_total"), MetricKind::Counter, &count));
-    let requests = family("millrace_requests_total".to_owned(), MetricKind::Counter, &count);
-    Metrics {
-        dataplane_started_at_unix_ms: 1,
-        families: times.into_iter().chain([requests]).chain(counters).collect(),
-        ..Metrics::default()
-    }
 }
 
 /// Makes a version and publishes it. The agents are asked whether they have it, and not the master, which would cost it.

@@ -231,12 +231,17 @@ impl Session {
 
     /// Reports in pieces, as agents do since the master says that they may.
     pub(crate) fn report(&self, metrics: &Metrics) {
+        self.report_encoded(&MetricsPiece::from(metrics));
+    }
+
+    /// The same, of a report that is encoded once for many agents.
+    pub(crate) fn report_encoded(&self, report: &MetricsPiece) {
         let takes_pieces =
             |welcome: &Welcome| welcome.capabilities.iter().any(|known| known == capability::METRICS_PIECES);
         let told = self.told.lock().unwrap();
         assert!(told.iter().any(|told| matches!(told, Told::Welcome(welcome) if takes_pieces(welcome))));
         drop(told);
-        MetricsPiece::from(metrics).cut().for_each(|piece| self.say(Said::MetricsPiece(piece)));
+        report.clone().cut().for_each(|piece| self.say(Said::MetricsPiece(piece)));
     }
 
     /// Says that all is well.

@@ -3,6 +3,8 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
+use proto::v1::series::Value as Measured;
+use proto::v1::{Histogram, Label, MetricFamily, MetricKind, Metrics, Series};
 use serde_json::json;
 
 use super::agent::{Agent, Answer, Session, runtime};
@@ -10,6 +12,9 @@ use super::client::Client;
 use super::{Master, eventually};
 
 pub(crate) const CONFIG: &str = include_str!("../../../proto/tests/config/accepted/minimal.toml");
+
+/// Routes of a data plane: four distributions of 24 bounds and thirty counters each, which is what one shows.
+const ROUTES: usize = 10;
 
 /// So many agents, each as `dress` makes it, enrolled.
 pub(crate) fn enrolled(master: &Master, agents: usize, dress: impl Fn(Agent) -> Agent) -> Vec<Agent> {
@@ -69,4 +74,38 @@ pub(crate) fn memory_kib(master: &Master, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", master.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// As a data plane with [`ROUTES`] routes tells it, a little more each round.
+pub(crate) fn metrics(round: u64) -> Metrics {
+    let label = |name: &str, value: String| Label { name: name.to_owned(), value };
+    let series = |value: &Measured| -> Vec<Series> {
+        let of_route = |route| Series {
+            labels: vec![label("route", format!("a-route-{route}")), label("cluster", "llm".to_owned())],
+            value: Some(value.clone()),
+        };
+        (0..ROUTES).map(of_route).collect()
+    };
+    let family = |name: String, kind: MetricKind, value: &Measured| MetricFamily {
+        name,
+        help: "What it is, in a sentence of the usual length.".to_owned(),
+        kind: kind.into(),
+        series: series(value),
+    };
+    let distribution = Measured::Histogram(Histogram {
+        bounds: (1..=24).map(|bound| f64::from(bound) / 100.0).collect(),
+        counts: (0..=24).map(|bucket| round * (1_000_000 >> bucket)).collect(),
+        sum: round as f64 * 1e4,
+    });
+    let times = ["first_byte", "chunk_gap", "upstream", "proxy"]
+        .map(|name| family(format!("millrace_{name}_seconds"), MetricKind::Histogram, &distribution));
+    let count = Measured::Number(round as f64 * 1e6);
+    let counters =
+        (0..29).map(|number| family(format!("millrace_counter_{number}_total"), MetricKind::Counter, &count));
+    let requests = family("millrace_requests_total".to_owned(), MetricKind::Counter, &count);
+    Metrics {
+        dataplane_started_at_unix_ms: 1,
+        families: times.into_iter().chain([requests]).chain(counters).collect(),
+        ..Metrics::default()
+    }
 }
