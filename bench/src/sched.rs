@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -38,6 +39,19 @@ pub(crate) fn of_this_thread() -> io::Result<Usage> {
 /// Of a process: the sum over its living threads.
 pub(crate) fn of_process(pid: u32) -> io::Result<Usage> {
     Ok(Threads::of(pid)?.since(&Threads::default()))
+}
+
+/// How long a CPU has had nothing to do since the host was started, as `/proc/stat` has it: in steps of 10 ms.
+pub(crate) fn idle_of_cpu(cpu: u32) -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{cpu} ")));
+    // user nice system idle iowait …
+    let fields = line.into_iter().flat_map(|line| line.split_ascii_whitespace().skip(3).take(2));
+    let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    if ticks.len() < 2 {
+        return Err(io::Error::other(format!("/proc/stat knows no CPU {cpu}")));
+    }
+    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
 }
 
 /// Of a process, thread by thread: one that ends takes its account with it, and must not make the rest look cheaper.
@@ -83,6 +97,8 @@ fn parse(text: &str) -> io::Result<Usage> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::sched_getaffinity;
+
     use super::*;
 
     #[test]
@@ -95,6 +111,15 @@ mod tests {
         // Thread by thread: those of other tests may end meanwhile.
         let now = Threads::of(std::process::id()).unwrap();
         assert!(now.since(&process).ran_ns >= 1_000_000);
+    }
+
+    #[test]
+    fn a_cpu_has_nothing_to_do_or_is_not_there() {
+        let cpus = sched_getaffinity(None).unwrap();
+        let cpu = (0..1024).find(|cpu| cpus.is_set(*cpu)).unwrap();
+        let idle = idle_of_cpu(u32::try_from(cpu).unwrap()).unwrap();
+        assert!(idle < Duration::from_secs(100 * 365 * 24 * 3_600), "{idle:?}");
+        assert!(idle_of_cpu(9_999).is_err());
     }
 
     #[test]

@@ -11,12 +11,14 @@ use bench::origin::{Origin, OriginOptions};
 use bench::record::{Failure, IdleRecord};
 
 fn run(line: &str) -> Output {
-    let command = ["--lag-max", "1h", "--json", "-", "--proxy-command", "%"];
     let (line, proxy) = line.split_once(" -- ").unwrap_or((line, ""));
     let mut idle = Command::new(env!("CARGO_BIN_EXE_millrace-bench"));
-    idle.arg("idle").args(line.split(' ')).args(&command[..4]);
+    idle.arg("idle").args(line.split(' ')).args(["--json", "-"]);
+    if !line.contains("--lag-max") {
+        idle.args(["--lag-max", "1h"]);
+    }
     if !proxy.is_empty() {
-        idle.args([command[4], proxy]);
+        idle.args(["--proxy-command", proxy]);
     }
     idle.output().unwrap()
 }
@@ -47,6 +49,22 @@ fn connections_are_opened_held_and_woken() {
     assert!(sse.events >= 10 * 20 && wake.count > 10, "{sse:?} {wake:?}");
     assert!(record.proxies[0].open_files > 190, "{record:?}");
     assert!(record.streaming_us_per_event.unwrap() > 0.0 && record.proxies[0].pss_bytes[0] > 0);
+}
+
+#[test]
+fn holders_that_cannot_keep_up_make_the_run_invalid_and_not_failed() {
+    let origin = Origin::start(OriginOptions::default()).unwrap();
+    // Nobody turns to a request in the very moment of its time.
+    let line = format!(
+        "--target {} --connections 50 --streaming 10 --hold 300ms --lag-max 0s --pid {}",
+        origin.url(""),
+        std::process::id()
+    );
+    let (record, code) = idle(&line);
+    assert_eq!((record.failed, record.valid, code), (false, false, 1), "{record:?}");
+    let (of_streams, of_wakes): (Vec<&String>, Vec<&String>) =
+        record.invalid_because.iter().partition(|reason| reason.starts_with("the streams: "));
+    assert!(!of_streams.is_empty() && !of_wakes.is_empty(), "{record:?}");
 }
 
 #[test]

@@ -142,6 +142,11 @@ fn the_sum_is_that_of_its_parts() {
     let proxy = Proxy::start(&config.limits("worker_memory = \"16MiB\"\nconnections = 1000"));
     let status = proxy.status();
     let figure = |name| memory(&status, name);
+    assert_eq!(
+        figure("stream_bytes_max"),
+        bench::compare::STREAM_BYTES_MAX,
+        "what the comparison holds us to"
+    );
     assert_eq!(figure("connections_max"), 1000);
     assert!((1..=512).contains(&figure("idle_connection_bytes")), "{status}");
     let workers = 2 * (figure("worker_bytes_max") + figure("worker_reserve_bytes_max"));

@@ -167,6 +167,11 @@ const SSE_TARGETS: &[Target] = &[
 const BODY_FIGURES: &[Figure] = &[Figure::BodyGbPerCpuS, Figure::RequestsPerS, Figure::BusyPercent];
 const BODY_TARGETS: &[Target] = &[times_best(Figure::BodyGbPerCpuS, 1.0)];
 
+/// What one stream may hold in our data plane as it is configured here: `stream_bytes_max` in its `/status`.
+pub const STREAM_BYTES_MAX: u64 = 794_752;
+const READER_TARGETS: &[Target] =
+    &[Target { figure: Figure::PeakResidentKib, limit: Limit::Value((STREAM_BYTES_MAX >> 10) as f64) }];
+
 /// All cases, in the order of the table.
 pub const CASES: &[Case] = &[
     Case {
@@ -298,7 +303,7 @@ pub const CASES: &[Case] = &[
         title: "100 clients that read 16 MiB at 160 KiB a second, origin at full speed",
         workload: Workload::SlowReaders,
         figures: &[Figure::PeakResidentKib, Figure::PeakMachineKib],
-        targets: &[],
+        targets: READER_TARGETS,
         usual: PROXIES_AND_BUFFERED,
         is_quick: false,
     },

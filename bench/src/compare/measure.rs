@@ -183,6 +183,9 @@ fn streams_of(record: &LoadRecord) -> Result<Measured, Fault> {
 }
 
 fn idle(record: &IdleRecord) -> Result<Measured, Fault> {
+    if !record.valid {
+        return Err(Fault::Saturated(record.invalid_because.join("; ")));
+    }
     let wake = record.wake_us.ok_or_else(|| unmeasured("the record has no times"))?;
     Ok(calm(Sample::from([
         (Figure::UserBytesPerIdle, record.user_bytes_per_idle_connection),
@@ -209,11 +212,7 @@ fn watched_s(record: &LoadRecord) -> f64 {
 
 /// A record whose times and rates may be used. Errors: the generator was the bottleneck.
 fn usable(record: &LoadRecord) -> Result<&LoadRecord, Fault> {
-    if record.valid {
-        Ok(record)
-    } else {
-        Err(unmeasured(format!("the load generator did not keep up: {}", record.invalid_because.join("; "))))
-    }
+    if record.valid { Ok(record) } else { Err(Fault::Saturated(record.invalid_because.join("; "))) }
 }
 
 fn insert(sample: &mut Sample, figures: [Figure; 3], times: Option<Percentiles>) -> Result<(), Fault> {

@@ -22,7 +22,7 @@ use crate::load::Unusable;
 use crate::origin::parse_duration;
 use crate::report::{Entrant, FORMAT, ROUNDS_MIN, Report, Settings};
 
-pub use case::{CASES, Case, Workload};
+pub use case::{CASES, Case, STREAM_BYTES_MAX, Workload};
 pub use tool::Tool;
 
 use rounds::Comparison;

@@ -16,8 +16,14 @@ use crate::report::{Entrant, Failure, Figure, Row, Sample, Settings, Table};
 /// How often a run is made that the load generator could not do well: other users of the machine come and go.
 const TRIES_MAX: u32 = 3;
 
-/// The slowest one and the requests that it answers a second in a closed loop.
-type Knee = Result<(Contestant, f64), Fault>;
+/// How far somebody goes in a closed loop.
+#[derive(Clone, Copy)]
+struct Knee {
+    contestant: Contestant,
+    requests_per_s: f64,
+    /// Whether the load generator had no CPU left either: then it goes at least so far.
+    is_saturated: bool,
+}
 
 /// A comparison with its origin running.
 pub(super) struct Comparison<'a> {
@@ -28,7 +34,7 @@ pub(super) struct Comparison<'a> {
     is_quick: bool,
     origin: RefCell<Process>,
     /// By row, once they have been looked for.
-    knees: RefCell<BTreeMap<u8, Knee>>,
+    knees: RefCell<BTreeMap<u8, Result<Knee, Fault>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -78,6 +84,9 @@ impl<'a> Comparison<'a> {
             for contestant in tally.standing() {
                 let measured = match (&rate, &direct) {
                     (Err(fault), _) => Err(fault.clone()),
+                    (Ok(_), Some(Err(Fault::Saturated(why)))) => {
+                        Err(Fault::Saturated(format!("without a proxy: {why}")))
+                    }
                     (Ok(_), Some(Err(fault))) => Err(unmeasured(format!("without a proxy: {fault}"))),
                     (Ok(rate), _) => self.measure(case, Some(contestant), *rate),
                 };
@@ -105,7 +114,7 @@ impl<'a> Comparison<'a> {
         };
         let mut result = self.bench.run(case.workload, contestant, rate);
         for _ in 1..TRIES_MAX {
-            if !matches!(result, Err(Fault::Unmeasured(_))) {
+            if !matches!(result, Err(Fault::Saturated(_) | Fault::Unmeasured(_))) {
                 break;
             }
             result = self.bench.run(case.workload, contestant, rate);
@@ -131,16 +140,23 @@ impl<'a> Comparison<'a> {
             self.knees.borrow_mut().insert(case.number, found.clone());
             found
         });
-        let (slowest, knee) = found?;
-        let rate = (knee * share).round();
+        let Knee { contestant, requests_per_s, is_saturated } = found?;
+        let rate = (requests_per_s * share).round();
+        let least = if is_saturated { "at least (the load generator had no CPU left) " } else { "" };
         tally.notes.push(format!(
-            "the slowest in a closed loop, {slowest}, answers {knee:.0} requests a second; the load here is {rate:.0}"
+            "the slowest in a closed loop, {contestant}, answers {least}{requests_per_s:.0} requests a second; the load \
+             here is {rate:.0}"
         ));
         Ok(rate)
     }
 
     /// Of the rivals, or of all; of all too if there is no rival.
-    fn find_slowest(&self, workload: Workload, is_of_rivals: bool, contestants: &[Contestant]) -> Knee {
+    fn find_slowest(
+        &self,
+        workload: Workload,
+        is_of_rivals: bool,
+        contestants: &[Contestant],
+    ) -> Result<Knee, Fault> {
         let is_rival = |contestant: &Contestant| contestant.role() == Role::Rival;
         let has_rivals = contestants.iter().any(is_rival);
         let is_asked = |contestant: &&Contestant| !is_of_rivals || !has_rivals || is_rival(contestant);
@@ -148,11 +164,14 @@ impl<'a> Comparison<'a> {
             let program = self.program(*contestant)?;
             let measured = self.bench.run(workload, Some((*contestant, program)), None)?;
             let rate = measured.sample.get(&Figure::RequestsPerS).copied();
-            rate.map(|rate| (*contestant, rate)).ok_or_else(|| unmeasured("no rate"))
+            let (contestant, is_saturated) = (*contestant, measured.is_saturated);
+            rate.map(|requests_per_s| Knee { contestant, requests_per_s, is_saturated })
+                .ok_or_else(|| unmeasured("no rate"))
         };
         // Who has a fault here will have it in the row again, and be named there.
-        let knees: Vec<Knee> = contestants.iter().filter(is_asked).map(knee).collect();
-        let least = knees.iter().flatten().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+        let knees: Vec<Result<Knee, Fault>> = contestants.iter().filter(is_asked).map(knee).collect();
+        let least =
+            knees.iter().flatten().copied().min_by(|a, b| a.requests_per_s.total_cmp(&b.requests_per_s));
         let fault = knees.iter().find_map(|knee| knee.as_ref().err().cloned());
         least.ok_or_else(|| fault.unwrap_or_else(|| unmeasured("nobody to take the rate of")))
     }

@@ -3,15 +3,16 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
 use super::measure::{Bench, Measured};
 use super::{WARMUP, unmeasured};
 use crate::contest::{Fault, Process};
+use crate::load::outcome::BUSY_MAX;
 use crate::report::{Figure, Sample};
-use crate::sched::Usage;
+use crate::sched::{self, Usage};
 
 /// Time beyond the measured one; a run that takes longer hangs.
 const SPARE: Duration = Duration::from_secs(30);
@@ -48,9 +49,11 @@ impl Tool {
         // So that the first requests, which open connections, are not counted.
         self.once(bench, connections, target, WARMUP)?;
         let usage = || process.map_or_else(Usage::default, Process::usage);
-        let before = usage();
+        let idle = || sched::idle_of_cpu(bench.load_cpu).map_err(unmeasured);
+        let (before, idle_before, began) = (usage(), idle()?, Instant::now());
         let requests = self.once(bench, connections, target, bench.duration)?;
         let used = usage().since(before);
+        let idle_share = (idle()? - idle_before).as_secs_f64() / began.elapsed().as_secs_f64();
         let cpu_us = used.ran_ns as f64 / 1000.0;
         let seconds = self.seconds(bench.duration).as_secs_f64();
         let sample = Sample::from([
@@ -58,7 +61,8 @@ impl Tool {
             (Figure::RequestsPerS, requests as f64 / seconds),
             (Figure::BusyPercent, cpu_us / seconds / 1e4),
         ]);
-        Ok(Measured { sample, is_saturated: false })
+        // They do not say how busy they were: what they leave of their CPU, which the origin shares, does.
+        Ok(Measured { sample, is_saturated: idle_share < 1.0 - BUSY_MAX })
     }
 
     /// How many requests were answered.

@@ -90,7 +90,10 @@ pub enum Fault {
     /// Its process ended by itself.
     #[error("died: {0}")]
     Died(String),
-    /// The load generator could not measure it.
+    /// The load generator did not keep up, as on a busy machine: times and rates would be its own.
+    #[error("the load generator did not keep up: {0}")]
+    Saturated(String),
+    /// It could not be measured for another reason.
     #[error("not measured: {0}")]
     Unmeasured(String),
 }

@@ -110,7 +110,12 @@ fn record(
     let Measured { wake, events, .. } = &measured;
     let mut tally = measured.first.clone();
     let wake_us = wake.latency.percentiles();
-    let invalid_because = invalid_because(Mode::Open, wake.busy, wake.lag.percentiles(), args.lag_max);
+    // Both crews: streams that are read late look like events that came late.
+    let because = |tally: &Tally| {
+        invalid_because(Mode::Open, tally.busy, tally.lag.percentiles(), args.lag_max).into_iter()
+    };
+    let of_streams = events.iter().flat_map(because).map(|reason| format!("the streams: {reason}"));
+    let invalid_because: Vec<String> = because(wake).chain(of_streams).collect();
     tally.merge(wake.clone());
     tally.merge(events.clone().unwrap_or_default());
     if tally.requests.unsent > 0 {

@@ -107,7 +107,11 @@ fn outcomes(outcomes: &[Outcome]) -> String {
             Some(false) => "missed",
             None => "not measured",
         };
-        let actual = outcome.actual.map_or_else(String::new, |actual| format!(" ({actual:.2})"));
+        let actual = match (outcome.actual, outcome.is_met) {
+            (Some(actual), _) => format!(" ({actual:.2})"),
+            (None, Some(_)) => " (around zero)".to_owned(),
+            (None, None) => String::new(),
+        };
         format!("{}: {said}{actual}", outcome.target)
     });
     words.collect::<Vec<_>>().join("; ")

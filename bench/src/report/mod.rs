@@ -274,11 +274,15 @@ fn outcome(target: Target, entries: &[Entry], ours: Option<Range>, best: Option<
     };
     let is_higher_better = target.figure.better() == Some(Better::Higher);
     let sign = if is_higher_better { "≥" } else { "≤" };
-    Outcome {
-        target: format!("{sign} {bound}{than}"),
-        actual,
-        is_met: actual.map(|actual| if is_higher_better { actual >= bound } else { actual <= bound }),
-    }
+    let is_met = match (actual, ours, against) {
+        (Some(actual), ..) => Some(if is_higher_better { actual >= bound } else { actual <= bound }),
+        // Around zero, where there is no ratio: who takes off what a run without a proxy takes may be below it.
+        (None, Some(ours), Some(against)) => {
+            Some(if is_higher_better { ours.median >= against.median } else { ours.median <= against.median })
+        }
+        (None, ..) => None,
+    };
+    Outcome { target: format!("{sign} {bound}{than}"), actual, is_met }
 }
 
 #[cfg(test)]

@@ -105,6 +105,23 @@ fn targets_are_met_or_missed_by_medians() {
 }
 
 #[test]
+fn where_a_rival_adds_nothing_there_is_no_ratio_but_an_answer() {
+    let target = [Target { figure: Figure::AddedP999Us, limit: Limit::TimesBest(1.0) }];
+    let outcome = |ours: f64, rival: f64| {
+        let samples = [(Contestant::Millrace, vec![ours; 5]), (Contestant::Nginx, vec![rival; 5])];
+        let table = Table::new(Figure::AddedP999Us, &samples, &[], &target);
+        (table.targets[0].actual, table.targets[0].is_met)
+    };
+    assert_eq!(outcome(-400.0, -150.0), (None, Some(true)));
+    assert_eq!(outcome(30.0, -150.0), (None, Some(false)));
+    assert_eq!(outcome(30.0, 40.0), (Some(0.75), Some(true)));
+    let samples = [(Contestant::Millrace, vec![-1.0; 5]), (Contestant::Nginx, vec![2.0; 5])];
+    let table = Table::new(Figure::AddedP999Us, &samples, &[], &target);
+    let text = markdown::render(&report(table, Vec::new()));
+    assert!(text.contains("≤ 1 × the best rival: met (around zero)"), "{text}");
+}
+
+#[test]
 fn a_report_shows_everybody_and_every_fault() {
     let failure = Failure {
         contestant: Contestant::Haproxy,
