@@ -47,7 +47,8 @@ impl Services {
             region.0 += 1;
             add(&mut region.1, now.as_ref());
             add(&mut overview.now, now.as_ref());
-            overview.history.add(self.metrics.past(&node.id, window.resolution, window.from_ms));
+            let Window { resolution, from_ms, .. } = window;
+            self.metrics.add_past(&node.id, resolution, from_ms, &mut overview.history);
         }
         overview
     }

@@ -5,7 +5,7 @@
 //! Figures that are counts are kept exactly. Buckets keep eight bits above 255 (a part in 256, far less than what a
 //! bucket leaves open), fractions and the network's bytes twelve (a part in four thousand).
 
-use super::point::Record;
+use super::point::{BoundSets, Point, Record};
 
 /// Points that are no longer added to, oldest first.
 #[derive(Debug)]
@@ -41,19 +41,23 @@ impl Block {
         }
     }
 
-    /// The records again.
-    pub(super) fn unpack(&self) -> Vec<Record> {
+    /// The points again, each with the stretch that it is of.
+    pub(super) fn visit(&self, sets: &BoundSets, mut visit: impl FnMut(u64, Point)) {
         let mut reader = Reader { bytes: &self.bytes, still: 0 };
         let widths = [(); Record::WIDTHS].map(|()| usize::try_from(reader.number()).unwrap_or(0));
-        let mut rows = vec![vec![0; Record::columns(&widths)]; self.points];
-        for column in 0..Record::columns(&widths) {
+        let columns = Record::columns(&widths);
+        let mut rows = vec![0; columns * self.points];
+        for column in 0..columns {
             let mut before = 0_u64;
-            for row in &mut rows {
+            for number in rows.iter_mut().skip(column).step_by(columns) {
                 before = before.wrapping_add(unzigzag(reader.step()));
-                row[column] = before;
+                *number = before;
             }
         }
-        rows.iter().map(|row| Record::of_row(row, &widths)).collect()
+        for row in rows.chunks_exact(columns) {
+            let (slot, point) = Record::point_of_row(row, &widths, sets);
+            visit(slot, point);
+        }
     }
 
     /// Memory that it takes.
@@ -145,7 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::histogram::Histogram;
-    use super::super::point::{BoundSets, Figures, Point};
+    use super::super::point::Figures;
     use super::*;
 
     #[test]
@@ -191,11 +195,12 @@ mod tests {
                 point.times[*times] = Histogram::new(bounds.clone(), counts[..=bounds.len()].to_vec(), f64::from(*sum)).ok();
                 Record::pack(slot, &point, &sets)
             }).collect();
-            let unpacked = Block::pack(&records).unpack();
+            let mut unpacked = Vec::new();
+            Block::pack(&records).visit(&sets, |slot, point| unpacked.push((slot, point)));
             prop_assert_eq!(unpacked.len(), records.len());
-            for (unpacked, record) in unpacked.iter().zip(&records) {
-                prop_assert_eq!(unpacked.slot, record.slot);
-                let (kept, exact) = (unpacked.unpack(&sets), record.unpack(&sets));
+            for ((slot, kept), record) in unpacked.iter().zip(&records) {
+                prop_assert_eq!(*slot, record.slot);
+                let exact = record.unpack(&sets);
                 prop_assert_eq!(kept.figures.requests, exact.figures.requests);
                 prop_assert_eq!(kept.figures.bgp_flaps, exact.figures.bgp_flaps);
                 prop_assert!(is_near(kept.figures.load.into(), exact.figures.load.into()));

@@ -9,6 +9,7 @@ use proto::v1::{self, series::Value};
 
 use super::report::tests::{family, series};
 use histogram::Histogram;
+use history::Dated;
 
 use super::*;
 
@@ -21,6 +22,8 @@ const MEASURED: &str = "MILLRACE_TEST_FULL_DAY";
 /// What a master with so many sessions that have reported takes beside it, without the reports, is measured by
 /// `tests/scale.rs`: 64 MiB with one heap, as the systemd unit has it.
 const RESIDENT_MAX: usize = (150 - 64) * MIB;
+/// What a look at all of it may take beside: its sums, and one node's block at a time.
+const LOOK_MAX: usize = 6 * MIB;
 /// As the data plane's histograms have them.
 const BOUNDS: [f64; 24] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
@@ -67,6 +70,12 @@ fn busy_nodes_with_a_day_behind_them_have_room() {
         let requests = |past: &[Dated]| past.iter().map(|dated| dated.point.figures.requests).sum::<u64>();
         assert_eq!(requests(&fine), requests(&coarse[1_380..]), "the same hour is another in the other ring");
     }
+    let before = resident();
+    let mut timeline = Timeline::default();
+    (0..NODES).for_each(|node| metrics.add_past(&name(node), Resolution::Minute, 0, &mut timeline));
+    let looked = resident().saturating_sub(before);
+    assert!(timeline.into_points().all(|(_, totals)| totals.nodes == NODES as u64));
+    assert!(looked <= LOOK_MAX, "a look at the fleet's day takes {} KiB", looked >> 10);
     let of_fleet = |bytes: usize| bytes / NODES * FLEET;
     assert!(of_fleet(history) <= HISTORY_BYTES_MAX, "{history} bytes");
     assert!(of_fleet(grown) <= RESIDENT_MAX, "{} MiB", grown / MIB);

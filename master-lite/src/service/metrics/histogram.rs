@@ -53,6 +53,14 @@ impl Histogram {
         Histogram { bounds, counts, sum: 0.0 }
     }
 
+    /// A histogram with these counts, of which those that are missing are 0. The bounds as in [`Histogram::empty`].
+    pub(crate) fn of_counts(bounds: Bounds, counts: impl Iterator<Item = u64>, sum: f64) -> Self {
+        let mut kept = Vec::with_capacity(bounds.len() + 1);
+        kept.extend(counts.take(bounds.len() + 1));
+        kept.resize(bounds.len() + 1, 0);
+        Histogram { bounds, counts: kept, sum }
+    }
+
     /// What a node reported, checked.
     pub(crate) fn new(bounds: Bounds, counts: Vec<u64>, sum: f64) -> Result<Self, HistogramError> {
         if bounds.is_empty() {
@@ -92,7 +100,7 @@ impl Histogram {
 
     /// Adds `other`; where the bounds differ, over those that both have.
     pub(crate) fn merge(&mut self, other: &Self) {
-        if self.bounds == other.bounds {
+        if Arc::ptr_eq(&self.bounds, &other.bounds) || self.bounds == other.bounds {
             return self.add(other);
         }
         let shared: Bounds =

@@ -83,28 +83,30 @@ impl History {
         }
     }
 
-    /// The points that begin in a range of time, oldest first.
-    pub(crate) fn range(
+    /// The points from a time on, oldest first.
+    pub(crate) fn visit(
         &self,
         resolution: Resolution,
         from_ms: u64,
-        to_ms: u64,
         sets: &BoundSets,
-    ) -> Vec<Dated> {
+        visit: impl FnMut(Dated),
+    ) {
         let ring = match resolution {
             Resolution::TenSeconds => &self.fine,
             Resolution::Minute => &self.coarse,
         };
-        ring.range(from_ms, to_ms, sets)
+        ring.visit(from_ms, u64::MAX, sets, visit);
     }
 
     /// Everything of the last `window_ms` as one point, from the fine ring; none where there was nothing.
     pub(crate) fn recent(&self, window_ms: u64, now_ms: u64, sets: &BoundSets) -> Option<Point> {
         let from_ms = now_ms.saturating_sub(window_ms);
-        let mut points = self.fine.range(from_ms, now_ms, sets).into_iter();
-        let mut sum = points.next()?.point;
-        points.for_each(|dated| sum.add(&dated.point));
-        Some(sum)
+        let mut sum: Option<Point> = None;
+        self.fine.visit(from_ms, now_ms, sets, |Dated { point, .. }| match &mut sum {
+            Some(sum) => sum.add(&point),
+            None => sum = Some(point),
+        });
+        sum
     }
 
     /// Forgets what is too old, and what does not fit into so many bytes: the oldest of the ring that takes more than its
@@ -172,7 +174,7 @@ impl Ring {
         // A vector has always room.
         self.tail_points += usize::from(encoded.is_ok());
         if self.tail_points == BLOCK_POINTS {
-            self.blocks.push_back(Block::pack(&self.tail()));
+            self.blocks.push_back(Block::pack(&self.tail().collect::<Vec<_>>()));
             self.tail.clear();
             self.tail_points = 0;
         }
@@ -196,28 +198,32 @@ impl Ring {
         self.tail.capacity() + self.blocks.iter().map(Block::bytes).sum::<usize>()
     }
 
-    fn range(&self, from_ms: u64, to_ms: u64, sets: &BoundSets) -> Vec<Dated> {
+    fn visit(&self, from_ms: u64, to_ms: u64, sets: &BoundSets, mut visit: impl FnMut(Dated)) {
         let step_ms = self.resolution.step_ms();
-        let is_inside = |slot: u64| (from_ms..to_ms.max(from_ms)).contains(&(slot * step_ms));
-        let overlaps =
-            |block: &&Block| block.last_slot * step_ms >= from_ms && block.first_slot * step_ms < to_ms;
-        let open = self.open.iter().filter(|(slot, _)| is_inside(*slot));
-        let closed = self.blocks.iter().filter(overlaps).flat_map(Block::unpack).chain(self.tail());
-        let mut found: Vec<Dated> = closed
-            .filter(|record| is_inside(record.slot))
-            .map(|record| (record.slot, record.unpack(sets)))
-            .chain(open.cloned())
-            .map(|(slot, point)| Dated { begin_ms: slot * step_ms, point })
-            .collect();
+        let is_inside = |slot: u64| (from_ms..to_ms).contains(&(slot * step_ms));
         // The oldest block may have more than is promised.
-        found.drain(..found.len().saturating_sub(self.resolution.points_max()));
-        found
+        let mut too_many = self.points().saturating_sub(self.resolution.points_max());
+        let mut tell = |slot: u64, point: Point| {
+            let is_promised = too_many == 0;
+            too_many = too_many.saturating_sub(1);
+            if is_promised && is_inside(slot) {
+                visit(Dated { begin_ms: slot * step_ms, point });
+            }
+        };
+        for block in &self.blocks {
+            if block.last_slot * step_ms >= from_ms && block.first_slot * step_ms < to_ms {
+                block.visit(sets, &mut tell);
+            }
+        }
+        self.tail().for_each(|record| tell(record.slot, record.unpack(sets)));
+        if let Some((slot, point)) = self.open.as_ref().filter(|(slot, _)| is_inside(*slot)) {
+            tell(*slot, point.clone());
+        }
     }
 
-    fn tail(&self) -> Vec<Record> {
+    fn tail(&self) -> impl Iterator<Item = Record> {
         let mut bytes = &self.tail[..];
-        let records = (0..self.tail_points).map_while(|_| Record::decode_length_delimited(&mut bytes).ok());
-        records.collect()
+        (0..self.tail_points).map_while(move |_| Record::decode_length_delimited(&mut bytes).ok())
     }
 }
 
@@ -243,7 +249,13 @@ mod tests {
     }
 
     fn all(history: &History, resolution: Resolution) -> Vec<Dated> {
-        history.range(resolution, 0, u64::MAX, &BoundSets::default())
+        all_of(history, resolution, &BoundSets::default())
+    }
+
+    fn all_of(history: &History, resolution: Resolution, sets: &BoundSets) -> Vec<Dated> {
+        let mut points = Vec::new();
+        history.visit(resolution, 0, sets, |dated| points.push(dated));
+        points
     }
 
     #[test]
@@ -277,7 +289,7 @@ mod tests {
         // What has not become a block yet is not forgotten.
         let tails = 2 * BLOCK_POINTS * (4 * 128 * 12);
         assert!(history.bytes() <= NODE_BYTES_MAX + tails, "{} bytes", history.bytes());
-        let newest = history.range(Resolution::Minute, 0, u64::MAX, &sets).pop().unwrap();
+        let newest = all_of(&history, Resolution::Minute, &sets).pop().unwrap();
         assert_eq!(newest.begin_ms, 1_999 * 60_000);
     }
 

@@ -21,9 +21,10 @@ use proto::v1::{self, HostMetrics};
 
 pub(crate) use kept::Kept;
 
-use history::{Dated, History, NODE_BYTES_MAX, Resolution};
+use history::{History, NODE_BYTES_MAX, Resolution};
 use kept::Names;
 use point::{BoundSets, Figures, Point};
+use totals::Timeline;
 
 /// Longest time that one report may cover. A node that comes back after an outage has counted all the while: what it
 /// did then is no news of now, and would show as a peak.
@@ -147,11 +148,21 @@ impl Metrics {
         self.lock().nodes.get(node)?.report.as_ref()?.certificate_not_after_s
     }
 
-    /// A node's past from a time on; empty where there is none.
-    pub(crate) fn past(&self, node: &str, resolution: Resolution, from_ms: u64) -> Vec<Dated> {
+    /// Lays a node's past from a time on over those of others.
+    pub(crate) fn add_past(&self, node: &str, resolution: Resolution, from_ms: u64, sum: &mut Timeline) {
         let fleet = self.lock();
-        let Some(node) = fleet.nodes.get(node) else { return Vec::new() };
-        node.history.range(resolution, from_ms, u64::MAX, &fleet.sets)
+        if let Some(node) = fleet.nodes.get(node) {
+            node.history.visit(resolution, from_ms, &fleet.sets, |dated| sum.add(dated));
+        }
+    }
+
+    /// The same by itself.
+    #[cfg(test)]
+    fn past(&self, node: &str, resolution: Resolution, from_ms: u64) -> Vec<history::Dated> {
+        let (fleet, mut points) = (self.lock(), Vec::new());
+        let history = &fleet.nodes[node].history;
+        history.visit(resolution, from_ms, &fleet.sets, |dated| points.push(dated));
+        points
     }
 
     /// The newest of a node.

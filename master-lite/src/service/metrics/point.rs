@@ -244,7 +244,8 @@ impl BoundSets {
         (0..).zip(&self.sets).find(|(_, known)| known[..] == *bounds).map(|(number, _)| number)
     }
 
-    fn numbered(&self, number: u32) -> Option<&Bounds> {
+    /// The bounds of a number.
+    pub(super) fn numbered(&self, number: u32) -> Option<&Bounds> {
         self.sets.get(usize::try_from(number).ok()?)
     }
 }
@@ -306,7 +307,7 @@ impl Record {
 }
 
 /// How many empty buckets stand before one, and its count, by turns.
-pub(super) fn sparse(counts: &[u64]) -> Vec<u64> {
+fn sparse(counts: &[u64]) -> Vec<u64> {
     let (mut packed, mut empty) = (Vec::new(), 0);
     for count in counts {
         if *count == 0 {

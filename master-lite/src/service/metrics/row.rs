@@ -1,16 +1,22 @@
 //! Records side by side, as a block keeps them: a row of plain numbers each, all of a block equally long, made so that one
 //! row's numbers are near those of the row before.
 
+use std::sync::Arc;
+
 use proto::fleet::limits::BUCKETS_MAX;
 
-use super::point::{Figures, PackedTimes, Record, Times, dense, sparse};
+use super::histogram::Histogram;
+use super::point::{BoundSets, Figures, Point, Record, Times, dense};
+
+/// The first numbers of a row: the slot and [`Figures`].
+const FIGURES: usize = 17;
 
 impl Record {
     /// One for each of [`Times::ALL`].
     pub(super) const WIDTHS: usize = Times::ALL.len();
 
-    /// Numbers in a row beside those of the buckets: [`Figures`], the slot, and for each distribution bounds and sum.
-    const PLAIN: usize = 17 + 2 * Self::WIDTHS;
+    /// Numbers in a row beside those of the buckets: for each distribution bounds and sum.
+    const PLAIN: usize = FIGURES + 2 * Self::WIDTHS;
 
     /// How many buckets a row needs for each distribution, so that those of all records fit.
     pub(super) fn widths(records: &[Self]) -> [usize; Self::WIDTHS] {
@@ -65,10 +71,15 @@ impl Record {
         row
     }
 
-    /// A row's record.
-    pub(super) fn of_row(row: &[u64], widths: &[usize; Self::WIDTHS]) -> Self {
-        let mut row = row.iter().copied();
-        let mut next = || row.next().unwrap_or(0);
+    /// A row's point, and the stretch that it is of.
+    pub(super) fn point_of_row(
+        row: &[u64],
+        widths: &[usize; Self::WIDTHS],
+        sets: &BoundSets,
+    ) -> (u64, Point) {
+        let (plain, mut rest) = row.split_at(FIGURES.min(row.len()));
+        let mut plain = plain.iter().copied();
+        let mut next = || plain.next().unwrap_or(0);
         let slot = next();
         let figures = Figures {
             host_samples: small(next()),
@@ -88,15 +99,18 @@ impl Record {
             websocket_reconnects: next().checked_sub(1),
             bgp_flaps: next().checked_sub(1),
         };
-        let mut packed = Vec::new();
-        for (times, width) in (0..).zip(widths) {
-            let (bounds, sum) = (next(), unrounded(next()));
-            let counts: Vec<u64> = (0..*width).map(|_| count(next())).collect();
-            if let Some(bounds) = bounds.checked_sub(1) {
-                packed.push(PackedTimes { times, bounds: small(bounds), buckets: sparse(&counts), sum });
-            }
+        let mut point = Point { figures, ..Point::default() };
+        for (times, width) in point.times.iter_mut().zip(widths) {
+            let Some(([bounds, sum], more)) = rest.split_first_chunk() else { break };
+            let (levels, more) = more.split_at((*width).min(more.len()));
+            rest = more;
+            let bounds = bounds.checked_sub(1).and_then(|bounds| sets.numbered(small(bounds)));
+            *times = bounds.map(|bounds| {
+                let counts = levels.iter().map(|level| count(*level));
+                Histogram::of_counts(Arc::clone(bounds), counts, f64::from(unrounded(*sum)))
+            });
         }
-        Self { slot, figures: Some(figures), times: packed }
+        (slot, point)
     }
 }
 

@@ -3,6 +3,7 @@
 //! of all histograms.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::history::Dated;
 use super::point::{Point, Times};
@@ -100,11 +101,12 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// Adds a node's past.
-    pub(crate) fn add(&mut self, past: Vec<Dated>) {
-        for Dated { begin_ms, point } in past {
-            let totals = Totals::of(point);
-            self.points.entry(begin_ms).and_modify(|sum| sum.add(&totals)).or_insert(totals);
+    /// Adds a stretch of a node's past.
+    pub(crate) fn add(&mut self, Dated { begin_ms, point }: Dated) {
+        let totals = Totals::of(point);
+        match self.points.entry(begin_ms) {
+            Entry::Occupied(mut sum) => sum.get_mut().add(&totals),
+            Entry::Vacant(place) => _ = place.insert(totals),
         }
     }
 
@@ -149,12 +151,10 @@ mod tests {
 
     #[test]
     fn pasts_are_laid_over_each_other_by_time() {
-        let past = |begins: &[u64]| {
-            begins.iter().map(|begin_ms| Dated { begin_ms: *begin_ms, point: Point::default() }).collect()
-        };
         let mut timeline = Timeline::default();
-        timeline.add(past(&[0, 10]));
-        timeline.add(past(&[10, 20]));
+        for begin_ms in [0, 10, 10, 20] {
+            timeline.add(Dated { begin_ms, point: Point::default() });
+        }
         let found: Vec<(u64, u64)> =
             timeline.into_points().map(|(begin, totals)| (begin, totals.nodes)).collect();
         assert_eq!(found, [(0, 1), (10, 2), (20, 1)]);
