@@ -63,11 +63,6 @@ impl Host {
     }
 }
 
-/// Bytes that programs could still take, the kernel's own buffers being gone from it already.
-pub(crate) fn memory_available() -> Option<u64> {
-    memory_field("MemAvailable:")
-}
-
 /// Lets this process and its children open as many files as the hard limit allows.
 ///
 /// # Errors
@@ -103,6 +98,5 @@ mod tests {
         let host = Host::read();
         assert!(!host.cpus.is_empty() && host.memory_bytes > 1 << 20 && host.open_files_max > 0, "{host:?}");
         assert!(host.kernel.contains('.') && host.sysctls.contains_key("net.ipv4.tcp_rmem"), "{host:?}");
-        assert!(memory_available().is_some_and(|available| available <= host.memory_bytes));
     }
 }

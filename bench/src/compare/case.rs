@@ -121,11 +121,12 @@ impl Workload {
     /// Whether a run without a proxy belongs to each round.
     pub fn needs_direct(self) -> bool {
         match self {
-            Self::Latency { .. } | Self::Sse { .. } | Self::SlowReaders => true,
+            Self::Latency { .. } | Self::Sse { .. } => true,
             Self::Get { .. }
             | Self::Post
             | Self::Body { .. }
             | Self::Churn
+            | Self::SlowReaders
             | Self::Idle { .. }
             | Self::Overload => false,
         }
@@ -302,7 +303,7 @@ pub const CASES: &[Case] = &[
         number: 12,
         title: "100 clients that read 16 MiB at 160 KiB a second, origin at full speed",
         workload: Workload::SlowReaders,
-        figures: &[Figure::PeakResidentKib, Figure::PeakMachineKib],
+        figures: &[Figure::PeakResidentKib, Figure::PeakWithSocketsKib],
         targets: READER_TARGETS,
         usual: PROXIES_AND_BUFFERED,
         is_quick: false,

@@ -109,7 +109,10 @@ impl Bench {
                 let process = process.ok_or_else(|| unmeasured("no process holds the connections"))?;
                 idle(&Job::idle(self, connections, target, process).run_idle()?)
             }
-            Workload::SlowReaders => Ok(calm(slow::read_slowly(target, process)?)),
+            Workload::SlowReaders => {
+                let process = process.ok_or_else(|| unmeasured("no process stands between"))?;
+                Ok(calm(slow::read_slowly(target, self.origin, process)?))
+            }
             Workload::Overload => {
                 let _neighbors = Neighbors::start(self.proxy_cpu).map_err(unmeasured)?;
                 let knee = job("get").closed(CONNECTIONS).flag("--lag-max", millis(OVERLOAD_LAG_MAX));

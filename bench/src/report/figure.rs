@@ -40,8 +40,8 @@ pub enum Figure {
     WakeP50Us,
     /// Most memory of the proxy's processes for each slow reader.
     PeakResidentKib,
-    /// Most memory of the whole machine, the kernel's buffers included, for each slow reader, over that without a proxy.
-    PeakMachineKib,
+    /// The same with what the kernel holds in the proxy's sockets: received and not read, and not sent yet.
+    PeakWithSocketsKib,
     /// Right answers under too much load, as a share of those at the knee.
     GoodputPercent,
     /// Requests that were turned away without saying when to come again.
@@ -74,7 +74,7 @@ impl Figure {
             Self::IdleCpuPercent => "CPU with all connections idle",
             Self::WakeP50Us => "request on a long idle connection, p50",
             Self::PeakResidentKib => "peak memory of the proxy per reader",
-            Self::PeakMachineKib => "peak memory with the kernel's per reader",
+            Self::PeakWithSocketsKib => "the same with its sockets in the kernel",
             Self::GoodputPercent => "goodput, of that at the knee",
             Self::BareRejections => "rejections without Retry-After",
             Self::MergedEvents => "events merged",
@@ -100,7 +100,7 @@ impl Figure {
             Self::UserBytesPerIdle => "B",
             Self::BodyGbPerCpuS => "GB/s",
             Self::ConnectionsPerCpuS | Self::RequestsPerS => "/s",
-            Self::PeakResidentKib | Self::PeakMachineKib => "KiB",
+            Self::PeakResidentKib | Self::PeakWithSocketsKib => "KiB",
             Self::GoodputPercent | Self::IdleCpuPercent | Self::BusyPercent => "%",
             Self::BareRejections | Self::MergedEvents => "",
         }
@@ -122,7 +122,7 @@ impl Figure {
             | Self::UserBytesPerIdle
             | Self::WakeP50Us
             | Self::PeakResidentKib
-            | Self::PeakMachineKib => Some(Better::Lower),
+            | Self::PeakWithSocketsKib => Some(Better::Lower),
             Self::BodyGbPerCpuS | Self::ConnectionsPerCpuS | Self::GoodputPercent => Some(Better::Higher),
             Self::IdleCpuPercent
             | Self::BareRejections
@@ -142,8 +142,7 @@ impl Figure {
             | Self::AddedEventP99Us
             | Self::AddedEventP999Us
             | Self::AddedTtftP50Us
-            | Self::AddedTtftP99Us
-            | Self::PeakMachineKib => true,
+            | Self::AddedTtftP99Us => true,
             Self::CpuPerRequestUs
             | Self::CpuPerEventUs
             | Self::BodyGbPerCpuS
@@ -152,6 +151,7 @@ impl Figure {
             | Self::IdleCpuPercent
             | Self::WakeP50Us
             | Self::PeakResidentKib
+            | Self::PeakWithSocketsKib
             | Self::GoodputPercent
             | Self::BareRejections
             | Self::MergedEvents
