@@ -78,6 +78,32 @@ fn no_more_connections_than_requests_at_a_time_are_open() {
     assert!(origin.stats().connections.accepted <= AT_A_TIME as u64, "{:?}", origin.stats().connections);
 }
 
+/// Above the limit connections go after some seconds, and not between two bursts: making one costs more than a request.
+#[test]
+fn the_next_burst_finds_the_connections_of_the_last_one() {
+    const AT_A_TIME: usize = 20;
+    for driver in DRIVERS {
+        let origin = origin();
+        let config = Config::to(origin.addr()).driver(driver).workers(1);
+        let proxy = Proxy::start(&config.cluster("pool = { idle_per_endpoint = 2 }"));
+        let mut clients: Vec<Wire> = (0..AT_A_TIME).map(|_| proxy.connect()).collect();
+        for _ in 0..5 {
+            for client in &mut clients {
+                client.get("/sse?tokens=3&tokens_per_second=100");
+            }
+            for client in &mut clients {
+                assert_eq!(client.response().0.status(), 200);
+            }
+        }
+        assert_eq!(origin.stats().connections.accepted, AT_A_TIME as u64, "{driver}");
+        proxy.eventually("what is not needed any more has gone", |proxy| {
+            origin.stats().connections.open == 2
+                && endpoint_of(&proxy.status(), &origin.addr().to_string())["idle_connections"] == 2
+        });
+        assert_eq!(proxy.metric("millrace_pool_stale_total", &[]), 0, "{driver}: surplus is not stale");
+    }
+}
+
 #[test]
 fn a_pooled_connection_that_the_origin_has_closed_is_not_used() {
     for driver in DRIVERS {

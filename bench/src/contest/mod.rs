@@ -27,8 +27,8 @@ pub use running::{Running, ask, free_address, start_origin};
 
 use crate::floor::Kind;
 
-/// Connections to the origin that a proxy may keep: more than any row has clients at once, but for its streams.
-const ORIGIN_CONNECTIONS_KEPT: u32 = 512;
+/// Connections to the origin that a proxy may keep: more than any row has clients at once, those of the overload too.
+const ORIGIN_CONNECTIONS_KEPT: u32 = 8192;
 
 /// Something that stands between the load and the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

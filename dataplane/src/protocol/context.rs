@@ -298,7 +298,7 @@ impl Context {
     fn empty_unnamed(&self) {
         self.unnamed.borrow_mut().retain(|pool| {
             let pool = pool.upgrade();
-            pool.inspect(|pool| _ = pool.sweep(u64::MAX, 0)).is_some()
+            pool.inspect(|pool| _ = pool.sweep(u64::MAX, 0, 0)).is_some()
         });
     }
 }

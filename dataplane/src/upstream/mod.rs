@@ -134,11 +134,12 @@ impl Cluster {
         endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
     }
 
-    /// Closes idle connections that are dead or too old.
+    /// Closes idle connections that are dead or too old, or more than are kept for long.
     pub(crate) fn sweep(&self) {
+        let most = self.entry.config.pool.idle_per_endpoint as usize;
         for endpoint in &self.endpoints {
-            let closed = endpoint.pool.sweep(now_ms(), self.idle_timeout_ms);
-            endpoint.stats.pool_stale.add(closed);
+            let stale = endpoint.pool.sweep(now_ms(), self.idle_timeout_ms, most);
+            endpoint.stats.pool_stale.add(stale);
             endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
         }
     }

@@ -1,7 +1,8 @@
 //! Idle connections of one endpoint: a LIFO shelf for each worker, from which the others may take when theirs is empty.
 //!
-//! The newest connection is used first, so that surplus ones grow old at the other end and are closed. A shelf holds
-//! leases: its own worker has the connection at once, another worker gets it by post. No locks: each shelf is a
+//! The newest connection is used first, so that surplus ones grow old at the other end and are closed. Not at once: a
+//! burst that needed them is often followed by the next, and a connection that is closed between the two has to be made
+//! again, which costs more than a request. A shelf holds leases: its own worker has the connection at once, another worker gets it by post. No locks: each shelf is a
 //! work-stealing deque (Chase and Lev, "Dynamic Circular Work-Stealing Deque", 2005).
 
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use crossbeam_deque::{Steal, Stealer, Worker};
 use crossbeam_queue::ArrayQueue;
 
 use crate::io::{Lease, Stream, now};
+
+/// A connection above the limit that nobody has needed for so long is closed.
+const SURPLUS_AFTER_MS: u64 = 2_000;
 
 /// An idle connection and when it became so, in milliseconds of the process's clock.
 #[derive(Debug)]
@@ -109,29 +113,33 @@ impl Pool {
         others.any(|(_, stealer)| !stealer.is_empty())
     }
 
-    /// Puts a connection on this worker's shelf, unless `most` are there already: then it is closed.
+    /// Puts a connection on this worker's shelf, if it may keep any. There may be more than it may keep for long: as many
+    /// as were in use a moment ago.
     pub(crate) fn put(&self, stream: Stream, now_ms: u64, most: usize) {
-        if self.own.len() < most
+        if most > 0
             && let Some(lease) = stream.lease()
         {
             self.own.push(Idle { lease, since_ms: now_ms });
         }
     }
 
-    /// Closes what is dead or older than `idle_timeout_ms` on this worker's shelf; returns how many.
-    pub(crate) fn sweep(&self, now_ms: u64, idle_timeout_ms: u64) -> u64 {
+    /// Closes what is dead or older than `idle_timeout_ms` on this worker's shelf, and what it has above `most` for
+    /// longer than a moment; returns how many were stale.
+    pub(crate) fn sweep(&self, now_ms: u64, idle_timeout_ms: u64, most: usize) -> u64 {
         let Some(stealer) = self.shelves.stealers.get(self.worker) else { return 0 };
-        let mut closed = 0;
+        let mut stale = 0;
+        let idle = self.own.len();
         // Oldest first, each put back behind the others: after one round the order is as it was.
-        for _ in 0..self.own.len() {
-            let Some(idle) = steal(stealer) else { break };
-            if idle.is_fresh(now_ms, idle_timeout_ms) && idle.lease.is_quiet() {
-                self.own.push(idle);
-            } else {
-                closed += 1;
+        for place in 0..idle {
+            let Some(idle_one) = steal(stealer) else { break };
+            let is_surplus = place < idle.saturating_sub(most);
+            if !idle_one.is_fresh(now_ms, idle_timeout_ms) || !idle_one.lease.is_quiet() {
+                stale += 1;
+            } else if !is_surplus || idle_one.is_fresh(now_ms, SURPLUS_AFTER_MS) {
+                self.own.push(idle_one);
             }
         }
-        closed
+        stale
     }
 }
 
@@ -232,21 +240,32 @@ mod tests {
             let _origins = [shelve(&pool, 10), shelve(&pool, 900), shelve(&pool, 901)];
             drop(shelve(&pool, 902));
             turn().await;
-            assert_eq!(pool.sweep(1020, 1000), 2);
+            assert_eq!(pool.sweep(1020, 1000, usize::MAX), 2);
             assert_eq!(pool.idle(), 2);
             assert_eq!(pool.own.pop().unwrap().since_ms, 901);
         });
     }
 
     #[test]
-    fn keeps_no_more_than_it_may() {
+    fn what_a_burst_left_is_kept_for_a_moment_and_what_it_may_keep_for_longer() {
         on_a_worker(async || {
             let pool = Pool::new(Arc::new(Shelves::new(1)), 0);
-            let _origins = [pair(), pair()].map(|(stream, origin)| {
-                pool.put(stream, 0, 1);
-                origin
-            });
-            assert_eq!(pool.idle(), 1);
+            let _origins = [0, 10, 20].map(|since_ms| shelve(&pool, since_ms));
+            let swept = |now_ms| (pool.sweep(now_ms, 90_000, 1), pool.idle());
+            assert_eq!(swept(SURPLUS_AFTER_MS), (0, 3), "the next burst may need them all");
+            assert_eq!(swept(SURPLUS_AFTER_MS + 5), (0, 2), "the oldest was not needed for too long");
+            assert_eq!(swept(10 * SURPLUS_AFTER_MS), (0, 1), "surplus is no staleness");
+            assert_eq!(pool.own.pop().unwrap().since_ms, 20, "the newest is what stays");
+        });
+    }
+
+    #[test]
+    fn who_may_keep_none_keeps_none() {
+        on_a_worker(async || {
+            let pool = Pool::new(Arc::new(Shelves::new(1)), 0);
+            let (stream, _origin) = pair();
+            pool.put(stream, 0, 0);
+            assert_eq!(pool.idle(), 0);
         });
     }
 }

@@ -141,7 +141,8 @@ pub enum HealthKind {
 /// Idle connections of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
-    /// Most idle connections kept for one endpoint by one worker; 0 keeps none.
+    /// Most idle connections kept for one endpoint by one worker for longer than some seconds; 0 keeps none. Between bursts
+    /// there may be as many as the last one needed.
     pub idle_per_endpoint: u32,
     /// An idle connection older than this is closed.
     pub idle_timeout: Duration,
