@@ -16,6 +16,10 @@ use crate::report::{Entrant, Failure, Figure, Row, Sample, Settings, Table};
 /// How often a run is made that the load generator could not do well: other users of the machine come and go.
 const TRIES_MAX: u32 = 3;
 
+/// Rounds of a row that are made anew, for everybody, because some run of theirs could not be done well at all. Who keeps
+/// the generator from it in every round is found out by this, too.
+const SPOILT_MAX: u32 = 3;
+
 /// How far somebody goes in a closed loop.
 #[derive(Clone, Copy)]
 struct Knee {
@@ -74,31 +78,54 @@ impl<'a> Comparison<'a> {
     fn row(&self, case: &'static Case) -> anyhow::Result<Row> {
         let mut tally = Tally::new(case, case.contestants(self.asked, self.is_quick));
         let rate = case.workload.pace().map(|pace| self.rate(case, pace, &mut tally)).transpose();
-        for round in 1..=self.settings.rounds {
+        let (mut round, mut spoilt) = (1, 0);
+        while round <= self.settings.rounds {
             self.origin.borrow_mut().check().context("the origin has ended")?;
-            let direct = case.workload.needs_direct().then(|| match &rate {
-                Ok(rate) => self.measure(case, None, *rate),
-                Err(fault) => Err(fault.clone()),
-            });
-            tally.add_direct(direct.as_ref());
-            for contestant in tally.standing() {
-                let measured = match (&rate, &direct) {
-                    (Err(fault), _) => Err(fault.clone()),
-                    (Ok(_), Some(Err(Fault::Saturated(why)))) => {
-                        Err(Fault::Saturated(format!("without a proxy: {why}")))
-                    }
-                    (Ok(_), Some(Err(fault))) => Err(unmeasured(format!("without a proxy: {fault}"))),
-                    (Ok(rate), _) => self.measure(case, Some(contestant), *rate),
-                };
-                say(case, round, contestant, &measured);
-                let direct = direct.as_ref().and_then(|direct| direct.as_ref().ok());
-                tally.add(contestant, round, measured, direct);
+            let made = self.round(case, round, &rate, &tally.standing());
+            if made.is_spoilt() && spoilt < SPOILT_MAX {
+                spoilt += 1;
+                continue;
             }
+            tally.add_round(round, made);
+            round += 1;
+        }
+        if spoilt > 0 {
+            tally.notes.push(format!(
+                "{spoilt} rounds were made anew, with everybody: the load generator had not kept up in them"
+            ));
         }
         if tally.has_none() {
             bail!("{}: nobody takes part", case.name);
         }
         Ok(tally.into_row())
+    }
+
+    /// One run of everybody who stands, in turn, and before them one without a proxy where the row needs it.
+    fn round(
+        &self,
+        case: &Case,
+        round: u32,
+        rate: &Result<Option<f64>, Fault>,
+        standing: &[Contestant],
+    ) -> Round {
+        let direct = case.workload.needs_direct().then(|| match rate {
+            Ok(rate) => self.measure(case, None, *rate),
+            Err(fault) => Err(fault.clone()),
+        });
+        let mut runs = Vec::new();
+        for contestant in standing {
+            let measured = match (rate, &direct) {
+                (Err(fault), _) => Err(fault.clone()),
+                (Ok(_), Some(Err(Fault::Saturated(why)))) => {
+                    Err(Fault::Saturated(format!("without a proxy: {why}")))
+                }
+                (Ok(_), Some(Err(fault))) => Err(unmeasured(format!("without a proxy: {fault}"))),
+                (Ok(rate), _) => self.measure(case, Some(*contestant), *rate),
+            };
+            say(case, round, *contestant, &measured);
+            runs.push((*contestant, measured));
+        }
+        Round { direct: direct.and_then(Result::ok), runs }
     }
 
     /// One run, and another one where the generator could not do it.
@@ -177,6 +204,18 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// What a round has given.
+struct Round {
+    direct: Option<Measured>,
+    runs: Vec<(Contestant, Result<Measured, Fault>)>,
+}
+
+impl Round {
+    fn is_spoilt(&self) -> bool {
+        self.runs.iter().any(|(_, measured)| matches!(measured, Err(Fault::Saturated(_))))
+    }
+}
+
 /// What a row has given so far.
 struct Tally {
     case: &'static Case,
@@ -214,10 +253,11 @@ impl Tally {
         self.contestants.iter().copied().filter(|contestant| !has_failed(contestant)).collect()
     }
 
-    fn add_direct(&mut self, measured: Option<&Result<Measured, Fault>>) {
-        if let Some(Ok(measured)) = measured {
-            self.direct.push(measured.sample.clone());
+    fn add_round(&mut self, round: u32, Round { direct, runs }: Round) {
+        for (contestant, measured) in runs {
+            self.add(contestant, round, measured, direct.as_ref());
         }
+        self.direct.extend(direct.map(|direct| direct.sample));
     }
 
     fn add(
@@ -345,6 +385,30 @@ mod tests {
         assert_eq!(table.verdict, Some(Verdict::NoRival));
         assert_eq!(table.entries.iter().map(|entry| entry.samples.len()).collect::<Vec<_>>(), [2, 0, 1]);
         assert_eq!(table.entries.iter().map(|entry| entry.counts).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    #[test]
+    fn a_round_is_spoilt_by_a_busy_machine_and_not_by_a_contestant() {
+        let round = |fault: Fault| {
+            let good = (Contestant::Nginx, Ok(measured(Figure::AddedP50Us, 9.0)));
+            Round { direct: None, runs: vec![good, (Contestant::Millrace, Err(fault))] }
+        };
+        assert!(round(Fault::Saturated("it was busy".to_owned())).is_spoilt());
+        for fault in [Fault::Died("signal: 9".to_owned()), Fault::Wrong("502".to_owned())] {
+            assert!(!round(fault).is_spoilt());
+        }
+    }
+
+    #[test]
+    fn a_round_without_a_proxy_is_taken_off_its_own_runs() {
+        let mut tally = Tally::new(case("latency-30"), vec![Contestant::Millrace]);
+        for (round, direct, ours) in [(1, 10.0, 15.0), (2, 100.0, 107.0)] {
+            let runs = vec![(Contestant::Millrace, Ok(measured(Figure::AddedP50Us, ours)))];
+            tally.add_round(round, Round { direct: Some(measured(Figure::AddedP50Us, direct)), runs });
+        }
+        let row = tally.into_row();
+        assert_eq!(row.main_table().unwrap().entries[0].samples, [5.0, 7.0]);
+        assert!(row.notes[0].contains("p50 55 µs"), "{:?}", row.notes);
     }
 
     #[test]
