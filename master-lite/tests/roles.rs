@@ -7,7 +7,7 @@ mod story;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use story::client::Client;
+use story::client::{Answer, Client};
 use story::{Master, documented};
 
 /// The least role of each route, `open` for those that need no login.
@@ -166,6 +166,12 @@ fn a_key_ends_when_it_says() {
     story::eventually("the key ends", || (client.get("/api/v1/nodes").status == 401).then_some(()));
 }
 
+/// These fields of each entry of the audit log.
+fn columns<'a, const N: usize>(log: &'a Answer, fields: [&str; N]) -> Vec<[&'a str; N]> {
+    let entries = log.data().as_array().unwrap().iter();
+    entries.map(|entry| fields.map(|field| entry[field].as_str().unwrap())).collect()
+}
+
 #[test]
 fn the_audit_log_tells_what_was_done_and_what_was_refused() {
     let master = Master::start();
@@ -177,13 +183,7 @@ fn the_audit_log_tells_what_was_done_and_what_was_refused() {
     master.anonymous().delete("/api/v1/nodes/a").assert_refused(401, "authorization");
     admin.post("/api/v1/users", &json!({ "username": "x" })).assert_refused(400, "role");
     let log = admin.get("/api/v1/audit");
-    let entries: Vec<[&str; 4]> = log
-        .data()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|entry| ["actor", "action", "outcome", "actor_kind"].map(|field| entry[field].as_str().unwrap()))
-        .collect();
+    let entries = columns(&log, ["actor", "action", "outcome", "actor_kind"]);
     let expected = [
         ["admin", "users.create", "refused", "user"],
         ["", "nodes.delete", "refused", "anonymous"],
@@ -211,13 +211,7 @@ fn who_looks_where_they_may_not_is_noted_too_but_not_without_end() {
         .assert_refused(401, "authorization");
     master.anonymous().get("/api/v1/users").assert_refused(401, "authorization");
     let noted = admin.get("/api/v1/audit?outcome=refused");
-    let entries: Vec<[&str; 2]> = noted
-        .data()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|entry| ["actor", "action"].map(|field| entry[field].as_str().unwrap()))
-        .collect();
+    let entries = columns(&noted, ["actor", "action"]);
     assert_eq!(entries, [["", "users.list"], ["ada", "backup.read"]], "{}", noted.json);
     for _ in 0..40 {
         assert_eq!(viewer.get("/api/v1/audit").status, 403);
@@ -238,13 +232,7 @@ fn what_is_no_route_or_not_there_is_noted_with_who_tried() {
     // What browsers and scanners look for without a login is no attempt at anything.
     master.anonymous().get("/favicon.ico").assert_refused(404, "path");
     let noted = admin.get("/api/v1/audit?outcome=refused");
-    let entries: Vec<[&str; 3]> = noted
-        .data()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|entry| ["actor", "action", "target"].map(|field| entry[field].as_str().unwrap()))
-        .collect();
+    let entries = columns(&noted, ["actor", "action", "target"]);
     let expected = [
         ["", "unknown", "/api/v1/shell"],
         ["ada", "nodes.list", "/api/v1/nodes"],
