@@ -56,6 +56,32 @@ fn an_open_loop_sends_what_its_schedule_says() {
 }
 
 #[test]
+fn a_person_reads_what_came_of_a_run_without_asking_for_a_record() {
+    let origin = origin();
+    let said = |line: &str| String::from_utf8(run(&format!("{line} {PATIENT}")).stdout).unwrap();
+    let own = std::process::id();
+    let line = format!("sse --target {} --streams 5 --duration 500ms --watch-pid {own}", origin.url(""));
+    let text = said(&line);
+    for part in [
+        "5 connections",
+        "requests   ",
+        "p99.9",
+        "\nlatency ",
+        "\nttft ",
+        "\ndelay ",
+        "events   ",
+        "generator ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(text.contains(&format!("({own}): ")) && text.contains("µs of watched CPU per event"), "{text}");
+    assert!(!text.contains("FAILED"), "{text}");
+    origin.inject("status=500".parse().unwrap());
+    let wrong = said(&format!("get --target {} --rate 50 --duration 300ms", origin.url("")));
+    assert!(wrong.contains("\nFAILED     ") && wrong.contains(" × Status"), "{wrong}");
+}
+
+#[test]
 fn processes_share_the_rate_and_the_connections() {
     let origin = origin();
     let line = format!(

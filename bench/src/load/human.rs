@@ -128,3 +128,18 @@ pub(crate) fn row(text: &mut String, name: impl Display, values: Option<Percenti
     let Some(Percentiles { p50, p90, p99, p999, max, .. }) = values else { return Ok(()) };
     writeln!(text, "{name:<10} {p50:<10.1} {p90:<10.1} {p99:<10.1} {p999:<10.1} {max:<10.1}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_run_says_how_far_it_is_and_only_what_there_is() {
+        let begun = Standing { completed: 12, rejected: 0, failed: 0, events: 0, under_way: 3, waiting: 1 };
+        let line = |standing| progress(standing, 1_260_000_000, 10_000_000_000);
+        assert_eq!(line(begun), "1.3/10 s  12 done, 3 under way, 1 waiting");
+        let worse = Standing { events: 40, rejected: 2, failed: 5, ..begun };
+        let rest = ", 40 events, 2 rejected, 5 FAILED";
+        assert_eq!(line(worse), format!("1.3/10 s  12 done, 3 under way, 1 waiting{rest}"));
+    }
+}
