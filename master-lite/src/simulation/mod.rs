@@ -7,6 +7,7 @@
 mod dataplane;
 mod master;
 mod platter;
+mod random;
 mod world;
 
 use std::time::Duration;

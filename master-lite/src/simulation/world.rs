@@ -13,6 +13,7 @@ use proto::v1::{self, agent_message};
 
 use super::dataplane::{Dataplane, OWN_FILE};
 use super::master::{Master, NODE, Out};
+use super::random::Random;
 use crate::service::commands::command::Command;
 use crate::service::commands::task::{Run, RunState};
 
@@ -34,27 +35,6 @@ const CONFIG: &str = include_str!("../../../proto/tests/config/accepted/minimal.
 /// The text of one publish.
 pub(super) fn text_of(kind: &str, number: u64) -> String {
     format!("{CONFIG}# {kind} {number}\n")
-}
-
-/// SplitMix64, as good as any for choosing faults.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-    pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-    fn ms(&mut self, limit: u64) -> Duration {
-        Duration::from_millis(self.below(limit))
-    }
 }
 
 /// What survives a crash of the agent.
