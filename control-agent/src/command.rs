@@ -219,8 +219,8 @@ mod tests {
         let nowhere = Dataplane::at(Path::new("/nonexistent/socket"));
         let running =
             tokio::spawn(run("c1".parse().unwrap(), Task::Logs { lines: 1 }, nowhere, systemd, events));
-        let mut next = async || match output.recv().await {
-            Some(Event::Wrote { data, .. }) => String::from_utf8(data.to_vec()).unwrap(),
+        let mut next = async || match tokio::time::timeout(Duration::from_secs(20), output.recv()).await {
+            Ok(Some(Event::Wrote { data, .. })) => String::from_utf8(data.to_vec()).unwrap(),
             other => panic!("{other:?}"),
         };
         // Held back until its end, it would never come: the program waits for who has read it.

@@ -2,8 +2,10 @@
 //!
 //! The newest connection is used first, so that surplus ones grow old at the other end and are closed. Not at once: a
 //! burst that needed them is often followed by the next, and a connection that is closed between the two has to be made
-//! again, which costs more than a request. A shelf holds leases: its own worker has the connection at once, another worker gets it by post. No locks: each shelf is a
-//! work-stealing deque (Chase and Lev, "Dynamic Circular Work-Stealing Deque", 2005).
+//! again, which costs more than a request.
+//!
+//! A shelf holds leases: its own worker has the connection at once, another worker gets it by post. No locks: each shelf
+//! is a work-stealing deque (Chase and Lev, "Dynamic Circular Work-Stealing Deque", 2005).
 
 use std::sync::Arc;
 
@@ -127,16 +129,15 @@ impl Pool {
     /// longer than a moment; returns how many were stale.
     pub(crate) fn sweep(&self, now_ms: u64, idle_timeout_ms: u64, most: usize) -> u64 {
         let Some(stealer) = self.shelves.stealers.get(self.worker) else { return 0 };
-        let mut stale = 0;
-        let idle = self.own.len();
+        let (mut stale, count) = (0, self.own.len());
+        let surplus = count.saturating_sub(most);
         // Oldest first, each put back behind the others: after one round the order is as it was.
-        for place in 0..idle {
-            let Some(idle_one) = steal(stealer) else { break };
-            let is_surplus = place < idle.saturating_sub(most);
-            if !idle_one.is_fresh(now_ms, idle_timeout_ms) || !idle_one.lease.is_quiet() {
+        for place in 0..count {
+            let Some(idle) = steal(stealer) else { break };
+            if !idle.is_fresh(now_ms, idle_timeout_ms) || !idle.lease.is_quiet() {
                 stale += 1;
-            } else if !is_surplus || idle_one.is_fresh(now_ms, SURPLUS_AFTER_MS) {
-                self.own.push(idle_one);
+            } else if place >= surplus || idle.is_fresh(now_ms, SURPLUS_AFTER_MS) {
+                self.own.push(idle);
             }
         }
         stale

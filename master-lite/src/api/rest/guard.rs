@@ -86,15 +86,14 @@ pub(super) async fn guard(State(desk): State<Desk>, request: Request, next: Next
     let is_known = demand.is_some();
     let demand = demand.unwrap_or_else(|| unknown(&parts));
     let admitted = admit(&desk, &parts.headers, &mut call, &demand).await;
-    let response = match admitted {
-        _ if !is_known && parts.extensions.get::<MatchedPath>().is_some() => {
-            method_not_allowed(&desk, &parts)
-        }
-        Err(refusal) if is_known => refusal.into_response(),
-        Ok(()) | Err(_) => {
-            parts.extensions.insert(call.clone());
-            next.run(Request::from_parts(parts, body)).await
-        }
+    let response = if !is_known && parts.extensions.get::<MatchedPath>().is_some() {
+        method_not_allowed(&desk, &parts)
+    } else if let (true, Err(refusal)) = (is_known, admitted) {
+        refusal.into_response()
+    } else {
+        // To the handler, or where it is said that there is none.
+        parts.extensions.insert(call.clone());
+        next.run(Request::from_parts(parts, body)).await
     };
     if let Some(refusal) = response.extensions().get::<Refusal>() {
         if is_change && is_known {

@@ -75,7 +75,7 @@ impl Desk {
         }
     }
 
-    /// The same for what hashes a password: a few at a time, the others wait.
+    /// The same for what hashes a password: one at a time, the others wait.
     async fn ask_hashing<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Services) -> Result<T, Refusal> + Send + 'static,
