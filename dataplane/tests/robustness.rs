@@ -8,12 +8,13 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use bench::origin::Origin;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, prlimit};
 use story::config::Config;
 use story::wire::Wire;
-use story::{DRIVERS, Proxy, origin};
+use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 const MEMORY_BOUND: u64 = 48 << 20;
 
@@ -152,19 +153,54 @@ fn a_node_without_descriptors_waits_for_some_and_counts_it() {
         let mut stream = proxy.connect();
         stream.get("/sse?tokens=100000&tokens_per_second=100");
         stream.head();
-        let pid = Pid::from_raw(proxy.pid() as i32);
-        let usual = prlimit(pid, Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
-        let open = proxy.open_files() as u64;
-        prlimit(pid, Resource::Nofile, Rlimit { current: Some(open), ..usual }).unwrap();
+        let usual = proxy.leave_files(0);
         let mut waiting: Vec<Wire> = (0..5).map(|_| Wire::connect(addr)).collect();
         proxy.eventually("it cannot accept", |proxy| proxy.output().contains("cannot accept"));
         stream.until("\n\n");
-        prlimit(pid, Resource::Nofile, usual).unwrap();
+        prlimit(Pid::from_raw(proxy.pid() as i32), Resource::Nofile, usual).unwrap();
         for client in &mut waiting {
             assert_eq!(client.get("/").response().0.status(), 200, "{driver}");
         }
         assert!(proxy.metric("millrace_accept_failures_total", &["listener=\"http\""]) > 0, "{driver}");
         drop((stream, waiting));
+        proxy.assert_at_rest();
+    }
+}
+
+/// Requests at once, one from each client, each with a connection to `origin`: all have come there before one ends.
+fn burst(clients: &mut [Wire], host: &str, origin: &Origin) -> Vec<u16> {
+    for client in &mut *clients {
+        client.send(format!("POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nhalf"));
+    }
+    let all = clients.len() as u64;
+    origin.wait_for(PATIENCE, |stats| stats.requests.in_flight == all).expect("all are there");
+    for client in &mut *clients {
+        client.send("a body");
+    }
+    clients.iter_mut().map(|client| client.response().0.status()).collect()
+}
+
+#[test]
+fn who_needs_descriptors_gets_those_of_idle_connections_to_endpoints() {
+    const CLIENTS: usize = 60;
+    for driver in DRIVERS {
+        let (first, second) = (origin(), origin());
+        let more = format!(
+            "[[routes]]\nname = \"second\"\nhosts = [\"second\"]\ncluster = \"second\"\n\
+             [[clusters]]\nname = \"second\"\nendpoints = [{{ address = \"{}\" }}]",
+            second.addr()
+        );
+        let proxy = Proxy::start(&Config::to(first.addr()).driver(driver).more(&more));
+        let mut clients: Vec<Wire> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+        assert_eq!(burst(&mut clients, "first", &first), [200; CLIENTS]);
+        // What the first burst used lies idle now, and there are no others for the second.
+        proxy.leave_files(4);
+        assert_eq!(burst(&mut clients, "second", &second), [200; CLIENTS], "{driver}");
+        // Nor for further clients, but for those that the second has left.
+        proxy.leave_files(0);
+        let mut late: Vec<Wire> = (0..5).map(|_| proxy.connect()).collect();
+        assert_eq!(burst(&mut late, "first", &first), [200; 5], "{driver}");
+        drop((clients, late));
         proxy.assert_at_rest();
     }
 }

@@ -81,6 +81,7 @@ pub(crate) async fn accept(
             Err(error) => {
                 ingress.stats().accept_failures.increment();
                 warn!(listener = ingress.name(), %error, "cannot accept; waiting for connections to close");
+                context.give_up_some_idle();
                 driver::sleep(EXHAUSTED_PAUSE).await;
             }
         }
@@ -99,7 +100,7 @@ fn accept_burst(
         let (socket, peer) = match socket::accept(socket) {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-            Err(error) if is_exhausted(&error) => return Err(error),
+            Err(error) if socket::is_exhausted(&error) => return Err(error),
             // The peer gave up while it waited in the queue.
             Err(_) => continue,
         };
@@ -119,10 +120,6 @@ pub(crate) fn begin(socket: OwnedFd, peer: Option<SocketAddr>, ingress: &Rc<Ingr
     if let Some(connection) = Connection::open(socket, peer, ingress, context) {
         driver::spawn(serve(connection));
     }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// True when `stop` was first (or both are ready), false when `ready` was.

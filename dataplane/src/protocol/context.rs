@@ -294,6 +294,13 @@ impl Context {
         view.clusters.iter().for_each(|cluster| cluster.sweep());
     }
 
+    /// Descriptors have run out: closes some idle upstream connections, so that there are others soon.
+    pub(crate) fn give_up_some_idle(&self) {
+        if let Some(view) = self.view() {
+            view.clusters.iter().for_each(|cluster| cluster.give_up_some_idle());
+        }
+    }
+
     /// Closes idle connections to endpoints that are not used any more; an exchange that ends late may bring another one.
     fn empty_unnamed(&self) {
         self.unnamed.borrow_mut().retain(|pool| {

@@ -17,8 +17,14 @@ use proto::config::{Config, HostHeader};
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
-use crate::io::{Buf, Deadlines, HEAD_SIZE, LARGE_SIZE, Side, Stream, Timer, Told, inbox_bytes_most};
+use crate::io::{
+    Buf, Deadlines, HEAD_SIZE, LARGE_SIZE, Side, Stream, TICK, Timer, Told, inbox_bytes_most, sleep,
+};
+use crate::sys::socket::is_exhausted;
 use crate::upstream::{ConnectFailure, Endpoint, InFlight, connect};
+
+/// How often a connect is tried again for which there were no descriptors, a tick after each other.
+const TRIES_WITHOUT_DESCRIPTORS: usize = 5;
 
 /// An exchange from its routed request to its end.
 pub(crate) struct Exchange {
@@ -222,7 +228,17 @@ impl Exchange {
             return Ok((stream, true));
         }
         let socket = &route.cluster.entry.config.socket;
-        let connected = connect(endpoint, socket, deadlines, route.connect).await;
+        let mut connected = connect(endpoint, socket, deadlines, route.connect).await;
+        for _ in 0..TRIES_WITHOUT_DESCRIPTORS {
+            if !connected.as_ref().is_err_and(|failure| is_exhausted(&failure.error)) {
+                break;
+            }
+            // A connection that serves is worth more than one that waits: some of those go, and in a tick or two their
+            // descriptors are free.
+            self.context.give_up_some_idle();
+            sleep(TICK).await;
+            connected = connect(endpoint, socket, deadlines, route.connect).await;
+        }
         connected.inspect(Stream::listen).map(|stream| (stream, false)).map_err(
             |ConnectFailure { kind, error }| {
                 tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");

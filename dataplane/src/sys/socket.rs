@@ -94,6 +94,11 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketA
     Ok((fd, address.and_then(|any| SocketAddr::try_from(any).ok())))
 }
 
+/// Whether something failed since the process, or the host, has run out of descriptors or memory.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Starts to connect a new socket; the result is there when it becomes writable ([`connect_result`]).
 /// True when it is connected already, as to an endpoint on this host.
 pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<(OwnedFd, bool)> {

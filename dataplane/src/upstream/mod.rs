@@ -134,6 +134,14 @@ impl Cluster {
         endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
     }
 
+    /// Closes some idle connections of all workers, for somebody who needs their descriptors more.
+    pub(crate) fn give_up_some_idle(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.pool.give_up_some();
+            endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
+        }
+    }
+
     /// Closes idle connections that are dead or too old, or more than are kept for long.
     pub(crate) fn sweep(&self) {
         let most = self.entry.config.pool.idle_per_endpoint as usize;

@@ -17,6 +17,9 @@ use crate::io::{Lease, Stream, now};
 /// A connection above the limit that nobody has needed for so long is closed.
 const SURPLUS_AFTER_MS: u64 = 2_000;
 
+/// When descriptors run short, one in so many connections is closed at a time.
+const GIVEN_UP_ONE_IN: usize = 8;
+
 /// An idle connection and when it became so, in milliseconds of the process's clock.
 #[derive(Debug)]
 struct Idle {
@@ -142,6 +145,15 @@ impl Pool {
         }
         stale
     }
+
+    /// Closes some of the oldest connections on everybody's shelves, for somebody who needs their descriptors more. Those of
+    /// other workers go when these turn.
+    pub(crate) fn give_up_some(&self) {
+        for stealer in &self.shelves.stealers {
+            let some = stealer.len().div_ceil(GIVEN_UP_ONE_IN);
+            (0..some).map_while(|_| steal(stealer)).for_each(drop);
+        }
+    }
 }
 
 /// The worker's clock in milliseconds, as ages on the shelves are counted. Workers tick together to within a tick or two,
@@ -172,7 +184,7 @@ fn steal(stealer: &Stealer<Idle>) -> Option<Idle> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream};
 
     use super::*;
@@ -257,6 +269,24 @@ mod tests {
             assert_eq!(swept(SURPLUS_AFTER_MS + 5), (0, 2), "the oldest was not needed for too long");
             assert_eq!(swept(10 * SURPLUS_AFTER_MS), (0, 1), "surplus is no staleness");
             assert_eq!(pool.own.pop().unwrap().since_ms, 20, "the newest is what stays");
+        });
+    }
+
+    #[test]
+    fn the_oldest_of_every_worker_are_given_up_first() {
+        on_a_worker(async || {
+            let shelves = Arc::new(Shelves::new(2));
+            let [first, second] = [0, 1].map(|worker| Pool::new(Arc::clone(&shelves), worker));
+            let _origins: Vec<_> = (0..9).map(|since_ms| shelve(&first, since_ms)).collect();
+            let mut lone = shelve(&second, 0);
+            first.give_up_some();
+            assert_eq!((first.idle(), second.idle()), (7, 0), "one in eight, and never none");
+            assert_eq!(
+                first.take(8, 90_000).found.map(|_| first.idle()),
+                Some(6),
+                "the newest is there still"
+            );
+            assert_eq!(lone.read(&mut [0]).unwrap(), 0, "what was given up is closed");
         });
     }
 

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bench::origin::{Origin, OriginOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -231,6 +231,13 @@ impl Proxy {
     /// Descriptors that it has open.
     pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(Path::new("/proc").join(self.serving.to_string()).join("fd")).unwrap().count()
+    }
+
+    /// Lets it open so many files more than it has open now; returns the limits from before.
+    pub(crate) fn leave_files(&self, count: u64) -> Rlimit {
+        let pid = Pid::from_raw(self.pid() as i32);
+        let current = Some(self.open_files() as u64 + count);
+        prlimit(pid, Resource::Nofile, Rlimit { current, ..getrlimit(Resource::Nofile) }).unwrap()
     }
 
     /// Memory in RAM.
