@@ -167,6 +167,18 @@ fn a_node_without_descriptors_waits_for_some_and_counts_it() {
     }
 }
 
+#[test]
+fn the_table_of_files_is_as_long_as_the_limits_allow_before_there_are_clients() {
+    let origin = origin();
+    let config = |connections: u32| Config::to(origin.addr()).limits(&format!("connections = {connections}"));
+    let proxy = Proxy::start(&config(2000));
+    assert!((4000..16_000).contains(&proxy.room_for_files()), "{}", proxy.room_for_files());
+    assert_eq!(proxy.put_config(&config(8000)).0, 200);
+    assert!(proxy.room_for_files() >= 16_000, "{}", proxy.room_for_files());
+    let metric = proxy.metric("process_open_fds", &[]);
+    assert!(metric.abs_diff(proxy.open_files() as u64) <= 2, "{metric}, {}", proxy.open_files());
+}
+
 /// Requests at once, one from each client, each with a connection to `origin`: all have come there before one ends.
 fn burst(clients: &mut [Wire], host: &str, origin: &Origin) -> Vec<u16> {
     for client in &mut *clients {

@@ -15,12 +15,14 @@ use proto::config::{Bind, Config};
 use tracing::{info, warn};
 
 use super::access_log::{self, Destination, Writer};
+use super::doctor::files_needed;
 use super::node::{Applied, Node};
 use super::probe::Prober;
 use super::refusal::{Cause, Refusal};
 use super::resolve::{Host, Resolver, Unresolved};
 use super::sockets::{BindFailure, Change, Inherited, Open, Sockets};
 use crate::protocol::Live;
+use crate::sys::files;
 use crate::upstream::Shelves;
 use crate::worker::Order;
 
@@ -158,6 +160,7 @@ impl Applier {
         if before.is_none_or(|before| before.config.log.level != config.log.level) {
             self.node.log.set(config.log.level);
         }
+        files::make_room(files_needed(config.limits.connections));
         self.node.admission.reconfigure(&config.limits);
         self.resolver.follow(&config);
         self.first.get_or_insert_with(|| Arc::clone(&config));

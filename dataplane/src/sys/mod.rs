@@ -5,6 +5,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod event;
+pub(crate) mod files;
 pub(crate) mod inherit;
 pub(crate) mod memory;
 pub(crate) mod socket;

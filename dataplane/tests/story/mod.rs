@@ -233,6 +233,13 @@ impl Proxy {
         std::fs::read_dir(Path::new("/proc").join(self.serving.to_string()).join("fd")).unwrap().count()
     }
 
+    /// Descriptors that the kernel has room for without making the table longer (proc_pid_status(5)).
+    pub(crate) fn room_for_files(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.serving)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
     /// Lets it open so many files more than it has open now; returns the limits from before.
     pub(crate) fn leave_files(&self, count: u64) -> Rlimit {
         let pid = Pid::from_raw(self.pid() as i32);

@@ -14,13 +14,19 @@ const CONNECTIONS_DEFAULT: u32 = 100_000;
 /// connections of a quiet moment.
 const DESCRIPTORS_BESIDE: u64 = 1024;
 
-/// A stream holds two descriptors: the client's and the origin's.
+/// The open files that a node needs which serves as many clients as its config allows. A stream holds two of them: the
+/// client's and the origin's.
+pub(crate) fn files_needed(connections: u32) -> u64 {
+    u64::from(connections) * 2 + DESCRIPTORS_BESIDE
+}
+
+/// Whether the process may open as many files as its config asks for.
 pub(super) fn open_files(host: &Host<'_>, config: Option<&Config>) -> Finding {
     const NAME: &str = "open files";
     let limits = read(host.root, LIMITS).unwrap_or_default();
     let Some((soft, hard)) = limit(&limits, "Max open files") else { return Finding::unknown(NAME, LIMITS) };
-    let connections = u64::from(config.map_or(CONNECTIONS_DEFAULT, |config| config.limits.connections));
-    let wanted = connections * 2 + DESCRIPTORS_BESIDE;
+    let connections = config.map_or(CONNECTIONS_DEFAULT, |config| config.limits.connections);
+    let wanted = files_needed(connections);
     if soft >= wanted {
         return Finding::ok(NAME, format!("{}, {} needed", amount(soft), grouped(wanted)));
     }
@@ -29,7 +35,7 @@ pub(super) fn open_files(host: &Host<'_>, config: Option<&Config>) -> Finding {
         "{} are enough for {} streams, limits.connections = {}",
         amount(soft),
         grouped(room),
-        grouped(connections)
+        grouped(connections.into())
     );
     let mut mend = format!("LimitNOFILE={wanted} in the unit");
     if hard >= wanted {
