@@ -41,6 +41,8 @@ pub(crate) struct Proxy {
     child: Child,
     /// Which of the processes serves: another one than the child after an upgrade.
     serving: u32,
+    /// Those that served before; until they end they may answer on the admin socket still.
+    former: Vec<u32>,
     output: Arc<Mutex<String>>,
     dir: TempDir,
 }
@@ -61,7 +63,7 @@ impl Proxy {
         let output = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().unwrap(), &output);
         collect(child.stderr.take().unwrap(), &output);
-        let mut proxy = Self { serving: child.id(), child, output, dir };
+        let mut proxy = Self { serving: child.id(), former: Vec::new(), child, output, dir };
         proxy.await_ready();
         proxy
     }
@@ -276,20 +278,19 @@ impl Proxy {
         }
     }
 
-    /// Waits until the admin socket is answered by another process, and takes that for the one that serves.
+    /// Waits until the admin socket is answered by a process that is new there, and takes that for the one that serves.
     #[track_caller]
     pub(crate) fn await_successor(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        let before = u64::from(self.serving);
+        self.former.push(self.serving);
         loop {
             let status = self.try_admin("GET", "/status", "").map(|(_, body)| body).unwrap_or_default();
             let status: Value = serde_json::from_str(&status).unwrap_or_default();
-            match status["pid"].as_u64() {
-                Some(pid) if pid != before => {
-                    self.serving = u32::try_from(pid).unwrap();
-                    return;
-                }
-                Some(_) | None => {}
+            if let Some(pid) = status["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap())
+                && !self.former.contains(&pid)
+            {
+                self.serving = pid;
+                return;
             }
             assert!(Instant::now() < deadline, "no new process took over:\n{}", self.output());
             std::thread::sleep(LOOK_EVERY);
