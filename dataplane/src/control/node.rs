@@ -221,6 +221,7 @@ impl Node {
             draining: self.is_draining(),
             worker_restarts: self.workers.restarts().iter().sum(),
             worker_panics: crate::io::panics(),
+            worker_lost_wakes: crate::io::lost_wakes(),
             access_dropped,
         }
     }

@@ -3,10 +3,11 @@
 //! After a second in which nothing happened it ticks a tenth as often, after five a twenty-fifth, so that an idle node
 //! leaves its cores alone; the first thing that happens then sets it right, and back to its usual pace. So a deadline of
 //! less than a second is exact to a tick, and a longer one may be late by a tenth of a second (from five seconds on by a
-//! quarter) on a worker that has nothing else to do.
+//! quarter) on a worker that has nothing else to do. Whoever cannot bear that holds the clock [`Awake`].
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -28,6 +29,30 @@ thread_local! {
     /// Turns of the event loop since the last tick.
     static TURNS: Cell<u64> = const { Cell::new(0) };
     static KEEPER: RefCell<Option<Waker>> = const { RefCell::new(None) };
+    /// Those that hold the clock awake.
+    static AWAKE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Keeps this worker's clock at its usual pace for as long as the returned value lives, however little happens: for
+/// deadlines that must not be late by a tenth of a second on a worker that is silent, as a transport's retransmissions
+/// are.
+#[cfg_attr(not(test), expect(dead_code, reason = "QUIC's loss detection is to be its first user"))]
+pub(crate) fn keep_awake() -> Awake {
+    AWAKE.set(AWAKE.get() + 1);
+    Awake { _here: PhantomData }
+}
+
+/// Holds this worker's clock awake.
+#[derive(Debug)]
+pub(crate) struct Awake {
+    /// It counts on its own thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        AWAKE.set(AWAKE.get() - 1);
+    }
 }
 
 /// The process's clock in ticks, as of this worker's last tick.
@@ -74,7 +99,7 @@ pub(crate) async fn keep_time(mut each_tick: impl FnMut(u64)) -> io::Result<()> 
             each_tick(now);
         }
         // The tick itself is a turn.
-        if TURNS.take() > 1 || !has_ticked {
+        if TURNS.take() > 1 || !has_ticked || AWAKE.get() > 0 {
             quiet_since = now;
         }
         let next = pace_after(now - quiet_since);
@@ -146,6 +171,33 @@ mod tests {
     fn a_clock_slows_down_in_silence_and_is_right_again_when_something_happens() {
         let modes = [Mode::IoUring, Mode::Epoll];
         let keepers = modes.map(|mode| std::thread::spawn(move || keep_time_in_silence(mode)));
+        keepers.into_iter().for_each(|keeper| keeper.join().unwrap());
+    }
+
+    /// One worker that is silent for two seconds, first with its clock held awake and then not.
+    fn hold_awake(mode: Mode) {
+        run(mode, async {
+            let ticks = Rc::new(Cell::new(0u32));
+            let counted = Rc::clone(&ticks);
+            spawn(async move { keep_time(|_| counted.set(counted.get() + 1)).await.unwrap() });
+            let (first, second) = (keep_awake(), keep_awake());
+            drop(first);
+            sleep(Duration::from_secs(2)).await;
+            // A clock that nobody holds has ticked a hundred and ten times by then.
+            let held = ticks.take();
+            assert!(held > 130, "{held} ticks while it was held");
+            drop(second);
+            sleep(Duration::from_secs(2)).await;
+            let free = ticks.get();
+            assert!(free < held && free < 125, "{free} ticks afterwards, and {held} before");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_is_held_awake_keeps_its_pace_in_silence() {
+        let modes = [Mode::IoUring, Mode::Epoll];
+        let keepers = modes.map(|mode| std::thread::spawn(move || hold_awake(mode)));
         keepers.into_iter().for_each(|keeper| keeper.join().unwrap());
     }
 

@@ -35,7 +35,7 @@ pub(crate) use ring::probe as probe_io_uring;
 pub(crate) use runtime::{Mode, run, take_turns};
 pub(crate) use stream::Stream;
 pub(crate) use table::{PAGE, Table};
-pub(crate) use task::{panics, spawn};
+pub(crate) use task::{lost_wakes, panics, spawn};
 pub(crate) use timer::{Deadlines, Side, Ticks, Timer, sleep};
 
 #[cfg(test)]

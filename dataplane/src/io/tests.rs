@@ -377,6 +377,26 @@ fn futures_that_are_dropped_at_any_point_leave_no_buffer_behind() {
     });
 }
 
+#[test]
+fn a_socket_is_waited_for_with_a_tasks_own_waker_or_the_wait_is_a_counted_panic() {
+    on_each_driver(async || {
+        let before = panics();
+        let (stream, mut peer) = connection();
+        let stream = Rc::new(stream);
+        let theirs = Rc::clone(&stream);
+        spawn(async move {
+            // As a combinator does that polls its futures with wakers of its own.
+            let context = std::task::Context::from_waker(std::task::Waker::noop());
+            let _ = theirs.poll_input(&context);
+        });
+        turn().await;
+        assert!(panics() > before);
+        assert_eq!(Rc::strong_count(&stream), 1, "that task has ended");
+        peer.write_all(b"x").unwrap();
+        assert_eq!(stream.input().await, Input::Bytes, "and the socket goes on");
+    });
+}
+
 /// One turn of the driver.
 pub(crate) async fn turn() {
     let mut is_second = false;

@@ -1,6 +1,8 @@
 //! Who waits: a place for one task of this thread.
 //!
-//! A task's waker is nothing but its number, so the number is all that is kept: four bytes where a `Waker` has sixteen.
+//! A task's waker is nothing but numbers, so the task's is all that is kept: four bytes where a `Waker` has sixteen. That
+//! is why sockets are waited for by tasks alone, and not through combinators with wakers of their own
+//! (`FuturesUnordered`, `join_all`): a future of a task polls them with its own context.
 
 use std::fmt;
 use std::task::Context;
@@ -21,9 +23,10 @@ impl Waiter {
     /// Notes who waits.
     ///
     /// # Panics
-    /// It is no task of this runtime: a bug of the caller.
+    /// The waker is not a task's: a bug of the caller, which ends the task that polls, and is counted as any panic.
     pub(super) fn wait(&mut self, context: &Context<'_>) {
-        self.0 = task::number(context.waker()).expect("sockets are waited for by tasks");
+        self.0 =
+            task::number(context.waker()).expect("sockets are waited for by tasks, with their own wakers");
     }
 
     /// Wakes who waits.

@@ -51,6 +51,8 @@ pub(crate) struct NodeFigures {
     pub(crate) worker_restarts: u64,
     /// Panics caught on workers.
     pub(crate) worker_panics: u64,
+    /// Wakes of tasks on another thread than theirs, which woke nothing.
+    pub(crate) worker_lost_wakes: u64,
     /// Access log records that found the queue full, or could not be written.
     pub(crate) access_dropped: u64,
 }

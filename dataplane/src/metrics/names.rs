@@ -85,6 +85,7 @@ mod tables {
         gauge("millrace_draining", "1 while the node takes no new connections.", |node| u64::from(node.draining)),
         counter("millrace_worker_restarts_total", "Worker threads that had to be started again.", |node| node.worker_restarts),
         counter("millrace_worker_panics_total", "Panics that were caught on workers.", |node| node.worker_panics),
+        counter("millrace_worker_lost_wakes_total", "Wakes of a worker's task on another thread, which woke nothing.", |node| node.worker_lost_wakes),
         counter("millrace_access_log_dropped_total", "Access log records that were not written.", |node| node.access_dropped),
     ];
 

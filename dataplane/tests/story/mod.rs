@@ -227,6 +227,7 @@ impl Proxy {
     pub(crate) fn assert_sound(&self) {
         assert_eq!(self.metric("millrace_worker_panics_total", &[]), 0, "{}", self.output());
         assert_eq!(self.metric("millrace_worker_restarts_total", &[]), 0, "{}", self.output());
+        assert_eq!(self.metric("millrace_worker_lost_wakes_total", &[]), 0, "{}", self.output());
         assert!(!self.output().contains("panicked"), "{}", self.output());
     }
 
