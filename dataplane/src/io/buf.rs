@@ -4,10 +4,10 @@
 //! neither touched nor freed while the kernel may write to it. Every buffer keeps room in front, where a rewritten head fits
 //! without moving the body behind it.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
-
-/// The memory of a buffer, with its rooms.
-pub(super) type Memory = Box<[u8]>;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 
 /// Payload of a small buffer: a usual head with a prompt of 4 KiB, or one event of a stream. With the rooms around it 8 KiB,
 /// which an allocator has a class for.
@@ -73,19 +73,19 @@ impl Pool {
 
     fn take(&self, free: &RefCell<Vec<Memory>>, bytes: usize) -> Buf {
         let memory = Self::take_memory(free, bytes);
-        self.count_out(memory.len());
-        Buf { memory, start: HEADROOM_BYTES as u32, end: HEADROOM_BYTES as u32 }
+        self.count_out(memory.size);
+        Buf::empty(memory)
     }
 
     fn take_memory(free: &RefCell<Vec<Memory>>, bytes: usize) -> Memory {
         let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
-        free.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+        free.borrow_mut().pop().unwrap_or_else(|| Memory::of(size))
     }
 
     fn give_back(&self, memory: Memory) {
         self.buffers_out.set(self.buffers_out.get() - 1);
-        self.bytes_out.set(self.bytes_out.get() - memory.len());
-        let (free, kept) = match memory.len() - HEADROOM_BYTES - TAILROOM_BYTES {
+        self.bytes_out.set(self.bytes_out.get() - memory.size);
+        let (free, kept) = match memory.size - HEADROOM_BYTES - TAILROOM_BYTES {
             SMALL_BYTES => (&self.small, SMALL_KEPT),
             LARGE_BYTES => (&self.large, LARGE_KEPT),
             _ => return,
@@ -128,15 +128,90 @@ pub(super) fn lend_small() -> Memory {
     POOL.with(|pool| Pool::take_memory(&pool.small, SMALL_BYTES))
 }
 
+/// The memory of a buffer, with its rooms. Outside of this file it has an address and nothing else, so that whoever gives
+/// the address to the kernel cannot read or write behind the kernel's back.
+///
+/// It is no `Box`: a box that is moved asserts that nobody else uses what it points to, and the compiler may rely on that,
+/// while the kernel is writing there.
+#[derive(Debug)]
+pub(super) struct Memory {
+    at: NonNull<u8>,
+    size: usize,
+}
+
+impl Memory {
+    fn of(size: usize) -> Self {
+        debug_assert!(size > HEADROOM_BYTES);
+        let layout = Self::layout(size);
+        // SAFETY: the size is not 0: every buffer has room in front.
+        let at = unsafe { alloc_zeroed(layout) };
+        let Some(at) = NonNull::new(at) else { handle_alloc_error(layout) };
+        Self { at, size }
+    }
+
+    fn layout(size: usize) -> Layout {
+        Layout::array::<u8>(size).expect("a buffer is far smaller than the address space")
+    }
+
+    /// Where the kernel may write, behind the headroom.
+    pub(super) fn payload(&mut self) -> *mut u8 {
+        self.at(HEADROOM_BYTES)
+    }
+
+    /// The address of its byte `offset`, which may be the one behind the last.
+    fn at(&mut self, offset: usize) -> *mut u8 {
+        debug_assert!(offset <= self.size);
+        // SAFETY: within the allocation, or just behind it.
+        unsafe { self.at.add(offset) }.as_ptr()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: so many bytes were allocated there, and written with zeros. Nobody else writes to them meanwhile: memory
+        // that the kernel may write to is kept as `Memory` or as `Lent`, which give no bytes to anybody.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.size) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and it is borrowed for as long as these bytes are.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and nobody has the address any more.
+        unsafe { dealloc(self.at.as_ptr(), Self::layout(self.size)) };
+    }
+}
+
 /// A pooled buffer: `memory[start..end]` is its content, what is behind `end` can be received into.
 #[derive(Debug)]
 pub(crate) struct Buf {
-    memory: Memory,
+    /// Given back to the pool by the drop.
+    memory: ManuallyDrop<Memory>,
     start: u32,
     end: u32,
 }
 
+/// A buffer that the kernel receives into. Until it comes back there is nothing to be done with it but to keep it.
+#[derive(Debug)]
+pub(super) struct Lent(Buf);
+
+impl Lent {
+    /// The buffer again, with `count` bytes more: the kernel has received them, and is done.
+    pub(super) fn back(self, count: usize) -> Buf {
+        let Self(mut buf) = self;
+        buf.advance(count);
+        buf
+    }
+}
+
 impl Buf {
+    fn empty(memory: Memory) -> Self {
+        let start = HEADROOM_BYTES as u32;
+        Self { memory: ManuallyDrop::new(memory), start, end: start }
+    }
+
     /// An empty buffer of [`SMALL_BYTES`].
     pub(crate) fn small() -> Self {
         POOL.with(|pool| pool.take(&pool.small, SMALL_BYTES))
@@ -151,25 +226,25 @@ impl Buf {
     pub(crate) fn of(bytes: usize) -> Self {
         let size = HEADROOM_BYTES + bytes + TAILROOM_BYTES;
         POOL.with(|pool| pool.count_out(size));
-        let start = HEADROOM_BYTES as u32;
-        Self { memory: vec![0; size].into_boxed_slice(), start, end: start }
+        Self::empty(Memory::of(size))
     }
 
     /// The buffer of `memory`, into which `count` bytes were received behind its headroom.
     pub(super) fn received(memory: Memory, count: usize) -> Self {
-        POOL.with(|pool| pool.count_out(memory.len()));
-        let start = HEADROOM_BYTES as u32;
-        Self { memory, start, end: start + count as u32 }
+        POOL.with(|pool| pool.count_out(memory.size));
+        let mut buf = Self::empty(memory);
+        buf.advance(count);
+        buf
     }
 
     /// The content.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start as usize..self.end as usize]
+        &self.memory.bytes()[self.start as usize..self.end as usize]
     }
 
     /// The content, to be edited in place.
     pub(crate) fn content_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start as usize..self.end as usize]
+        &mut self.memory.bytes_mut()[self.start as usize..self.end as usize]
     }
 
     /// Length of the content.
@@ -179,7 +254,7 @@ impl Buf {
 
     /// `count` bytes that were cut off the content, which began at its byte `at`.
     pub(crate) fn behind(&self, at: usize, count: usize) -> &[u8] {
-        &self.memory[self.start as usize + at..][..count]
+        &self.memory.bytes()[self.start as usize + at..][..count]
     }
 
     /// Whether there is no content.
@@ -189,7 +264,7 @@ impl Buf {
 
     /// Bytes that can still be received behind the content.
     pub(crate) fn spare(&self) -> usize {
-        (self.memory.len() - TAILROOM_BYTES).saturating_sub(self.end as usize)
+        (self.memory.size - TAILROOM_BYTES).saturating_sub(self.end as usize)
     }
 
     /// Drops the first `count` bytes of the content.
@@ -205,7 +280,7 @@ impl Buf {
     /// Puts `head` in front of the content; false, and nothing done, when it does not fit there.
     pub(crate) fn prepend(&mut self, head: &[u8]) -> bool {
         let Some(start) = (self.start as usize).checked_sub(head.len()) else { return false };
-        self.memory[start..self.start as usize].copy_from_slice(head);
+        self.memory.bytes_mut()[start..self.start as usize].copy_from_slice(head);
         self.start = start as u32;
         true
     }
@@ -213,29 +288,29 @@ impl Buf {
     /// Puts `tail` behind the content, in the room kept there if need be; false, and nothing done, when it does not fit there.
     pub(crate) fn append(&mut self, tail: &[u8]) -> bool {
         let end = self.end as usize;
-        if self.memory.len() - end < tail.len() {
+        if self.memory.size - end < tail.len() {
             return false;
         }
-        self.memory[end..end + tail.len()].copy_from_slice(tail);
+        self.memory.bytes_mut()[end..end + tail.len()].copy_from_slice(tail);
         self.end += tail.len() as u32;
         true
     }
 
-    /// Where bytes can be received, and how many.
-    pub(super) fn room(&mut self) -> (*mut u8, usize) {
-        let bytes = self.spare();
-        (self.tail_mut().as_mut_ptr(), bytes)
+    /// Lends it to the kernel: where that can receive bytes behind the content, and how many.
+    pub(super) fn lend(mut self) -> (Lent, *mut u8, usize) {
+        let (at, bytes) = (self.memory.at(self.end as usize), self.spare());
+        (Lent(self), at, bytes)
     }
 
     /// Everything behind the content, to be written to; [`Buf::advance`] then says how much was.
     pub(crate) fn tail_mut(&mut self) -> &mut [u8] {
         let end = self.end as usize;
-        &mut self.memory[end..]
+        &mut self.memory.bytes_mut()[end..]
     }
 
     /// Adds `count` bytes, written through [`Buf::tail_mut`], to the content.
     pub(crate) fn advance(&mut self, count: usize) {
-        self.end = (self.end as usize + count).min(self.memory.len()) as u32;
+        self.end = (self.end as usize + count).min(self.memory.size) as u32;
     }
 
     /// Where the content begins: with [`Buf::rewind`] what was consumed by a send can be sent again.
@@ -270,7 +345,8 @@ pub(crate) struct Mark(u32);
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
+        // SAFETY: nobody uses the buffer after its drop.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
         // At the end of a thread the pool may be gone before the last buffer: then the allocator takes it.
         let _ = POOL.try_with(|pool| pool.give_back(memory));
     }
@@ -337,6 +413,28 @@ mod tests {
         assert!(buf.is_empty());
         buf.rewind(mark);
         assert_eq!(buf.bytes(), b"request");
+    }
+
+    #[test]
+    fn what_the_kernel_writes_is_there_when_a_buffer_comes_back_wherever_it_was_kept_meanwhile() {
+        let mut buf = Buf::small();
+        buf.append(b"partial ");
+        let (lent, at, room) = buf.lend();
+        assert_eq!(room, SMALL_BYTES - 8);
+        let mut places = vec![Some(lent)];
+        places.reserve(100);
+        // SAFETY: what the kernel does with the address that it was given.
+        unsafe { std::ptr::copy_nonoverlapping(b"head".as_ptr(), at, 4) };
+        let lent = places[0].take().unwrap();
+        assert_eq!(lent.back(4).bytes(), b"partial head");
+
+        let mut memory = lend_small();
+        let at = memory.payload();
+        let mut places = vec![Some(memory)];
+        places.reserve(100);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(b"picked".as_ptr(), at, 6) };
+        assert_eq!(Buf::received(places[0].take().unwrap(), 6).bytes(), b"picked");
     }
 
     #[test]

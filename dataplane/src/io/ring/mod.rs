@@ -15,6 +15,7 @@
 //!
 //! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
 
+mod end;
 mod limit;
 mod provided;
 mod send;
@@ -23,6 +24,7 @@ mod sockets;
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{OwnedFd, RawFd};
 use std::task::{Context, Poll};
 
@@ -71,9 +73,9 @@ const NOBODY: u64 = u64::MAX;
 
 /// A thread's ring with its sockets.
 pub(super) struct Ring {
-    // Dropped in this order: the kernel must not know of buffers any more when they go.
     ring: IoUring,
-    provided: Provided,
+    /// Dropped by `end`, if the kernel is known to be done with them.
+    provided: ManuallyDrop<Provided>,
     sockets: Sockets,
     /// Whether the kernel knows a limit for what one multishot receive brings.
     is_limiting: bool,
@@ -162,9 +164,8 @@ impl Ring {
                 (Receiving::Multishot, limit::limited(entry, most))
             }
             Want::Bulk => {
-                let mut buf = Buf::large();
-                let (at, bytes) = buf.room();
-                (Receiving::Once(buf), opcode::Recv::new(fd, at, bytes as u32).build())
+                let (lent, at, bytes) = Buf::large().lend();
+                (Receiving::Once(lent), opcode::Recv::new(fd, at, bytes as u32).build())
             }
         };
         self.sockets.at(key).receiving = receiving;
@@ -245,10 +246,10 @@ impl Ring {
             cqueue::buffer_select(flags).and_then(|id| self.provided.take(id, result.max(0) as usize));
         if !cqueue::more(flags) {
             socket.is_stopping = false;
-            if let Receiving::Once(mut once) = std::mem::replace(&mut socket.receiving, Receiving::Off)
+            if let Receiving::Once(lent) = std::mem::replace(&mut socket.receiving, Receiving::Off)
                 && result > 0
             {
-                once.advance(result as usize);
+                let once = lent.back(result as usize);
                 socket.bulk = if once.fills_small() { BULK_FOR } else { socket.bulk.saturating_sub(1) };
                 buf = Some(once);
             }
@@ -504,16 +505,6 @@ impl Ring {
         let prepared = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, and the count is the queue's own.
         unsafe { self.ring.submitter().enter::<()>(prepared, 0, GETEVENTS, None) }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // The kernel ends what is under way in its own time: what it may still read or write is never used again.
-        for socket in self.sockets.open() {
-            std::mem::forget(std::mem::replace(&mut socket.receiving, Receiving::Off));
-            std::mem::forget(std::mem::replace(&mut socket.sending, Sending::Off));
-        }
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-use super::super::buf::{Buf, HEADROOM_BYTES, Memory, SMALL_BYTES, lend_small};
+use super::super::buf::{Buf, Memory, SMALL_BYTES, lend_small};
 
 /// The group that receives name.
 pub(super) const GROUP: u16 = 0;
@@ -20,7 +21,8 @@ pub(super) const PLACES: u16 = 4096;
 /// Buffers lent at first. More are lent when these turn out to be too few: a smaller set stays in the processor's cache.
 const LENT_AT_FIRST: u16 = 256;
 
-/// The ring of provided buffers (io_uring_register_buf_ring(3)).
+/// The ring of provided buffers (io_uring_register_buf_ring(3)). It may be dropped when the kernel has ended every
+/// operation that could fill one of them, and not before: whoever owns it sees to that.
 #[derive(Debug)]
 pub(super) struct Provided {
     places: NonNull<BufRingEntry>,
@@ -31,17 +33,16 @@ pub(super) struct Provided {
 
 impl Provided {
     /// Registers the group. Errors: what the kernel said.
-    pub(super) fn register(submitter: &Submitter<'_>) -> io::Result<Self> {
+    pub(super) fn register(submitter: &Submitter<'_>) -> io::Result<ManuallyDrop<Self>> {
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc_zeroed(layout()) };
         let Some(places) = NonNull::new(memory.cast::<BufRingEntry>()) else { handle_alloc_error(layout()) };
         let mut provided = Self { places, tail: 0, lent: Vec::new() };
-        // SAFETY: the memory is as long as is said and page-aligned, and lives until the ring is gone: whoever owns both
-        // drops the ring first.
+        // SAFETY: the memory is as long as is said and page-aligned, and is not freed before the kernel is done with it.
         unsafe { submitter.register_buf_ring_with_flags(places.as_ptr() as u64, PLACES, GROUP, 0)? };
         provided.lend(LENT_AT_FIRST);
         provided.publish();
-        Ok(provided)
+        Ok(ManuallyDrop::new(provided))
     }
 
     /// Takes the buffer `id`, which the kernel has filled with `count` bytes, and lends another in its place.
@@ -65,6 +66,12 @@ impl Provided {
         tail.store(self.tail, Ordering::Release);
     }
 
+    /// The addresses that the kernel may fill.
+    #[cfg(test)]
+    pub(super) fn lent_ranges(&mut self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.lent.iter_mut().flatten().map(|memory| memory.payload() as usize).map(|at| at..at + SMALL_BYTES)
+    }
+
     fn lend(&mut self, count: u16) {
         for _ in 0..count {
             let id = self.lent.len() as u16;
@@ -76,7 +83,7 @@ impl Provided {
     /// Lends a fresh buffer under `id`, which the kernel does not have at the moment: so there is a free place.
     fn place(&mut self, id: u16) {
         let mut memory = lend_small();
-        let at = memory[HEADROOM_BYTES..].as_mut_ptr();
+        let at = memory.payload();
         // SAFETY: the index is within the ring's memory; the kernel does not read this entry before `publish`.
         let entry = unsafe { self.places.add(usize::from(self.tail & (PLACES - 1))).as_mut() };
         entry.set_addr(at as u64);
@@ -89,10 +96,7 @@ impl Provided {
 
 impl Drop for Provided {
     fn drop(&mut self) {
-        // The kernel ends what is under way in its own time after the ring is closed: what it may still write to is never
-        // used for anything else.
-        std::mem::forget(std::mem::take(&mut self.lent));
-        // SAFETY: allocated with this layout, and the ring that knew of it is gone.
+        // SAFETY: allocated with this layout, and the kernel is done with it.
         unsafe { dealloc(self.places.as_ptr().cast(), layout()) };
     }
 }

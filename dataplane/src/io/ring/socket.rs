@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::task::Poll;
 
-use super::super::buf::Buf;
+use super::super::buf::{Buf, Lent};
 use super::super::driver::Received;
 use super::super::waker::Waiter;
 
@@ -25,7 +25,7 @@ pub(super) enum Receiving {
     /// One that goes on by itself, into provided buffers.
     Multishot,
     /// One into this buffer.
-    Once(Buf),
+    Once(Lent),
 }
 
 /// The send that is under way.

@@ -115,12 +115,27 @@ impl Sockets {
         }
     }
 
+    /// Operations of all sockets that the kernel has not ended.
+    pub(super) fn under_way(&mut self) -> usize {
+        let places = self.table.iter_mut();
+        places.map(|place| usize::from(place.state.under_way())).sum()
+    }
+
     /// All that are unfolded.
     pub(super) fn open(&mut self) -> impl Iterator<Item = &mut Socket> {
         self.table.iter_mut().filter_map(|place| match &mut place.state {
             State::Open(socket) => Some(socket.as_mut()),
             State::Folded(_) => None,
         })
+    }
+}
+
+impl State {
+    fn under_way(&self) -> u8 {
+        match self {
+            Self::Folded(folded) => u8::from(folded.is_armed),
+            Self::Open(socket) => socket.under_way,
+        }
     }
 }
 
@@ -174,7 +189,7 @@ mod tests {
             |socket| socket.is_closing = true,
             |socket| socket.hangup = Polling::Submitted,
             |socket| socket.readable = Polling::Done(0),
-            |socket| (socket.receiving, socket.under_way) = (Receiving::Once(Buf::large()), 1),
+            |socket| (socket.receiving, socket.under_way) = (Receiving::Once(Buf::large().lend().0), 1),
             |socket| {
                 (socket.receiving, socket.under_way, socket.is_stopping) = (Receiving::Multishot, 1, true);
             },
