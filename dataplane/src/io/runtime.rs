@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 
+use super::driver::Driver;
 use super::epoll::Epoll;
 use super::ring::Ring;
 use super::{clock, driver, home, task};
@@ -34,9 +35,14 @@ thread_local! {
 /// it later.
 pub(crate) fn run<T>(mode: Mode, main: impl Future<Output = T>) -> io::Result<T> {
     match mode {
-        Mode::IoUring => driver::install(Ring::new()?),
-        Mode::Epoll => driver::install(Epoll::new()?),
+        Mode::IoUring => run_on(Ring::new()?, main),
+        Mode::Epoll => run_on(Epoll::new()?, main),
     }
+}
+
+/// As [`run`], on a driver of this thread.
+pub(super) fn run_on<T>(driver: impl Driver + 'static, main: impl Future<Output = T>) -> io::Result<T> {
+    driver::install(driver);
     let _ending = Ending;
     let _post = home::open()?;
     task::run(main, |wait| {

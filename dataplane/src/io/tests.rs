@@ -207,6 +207,32 @@ fn a_send_may_be_told_of_with_the_next_thing_that_happens() {
     });
 }
 
+/// Also on a kernel where a send that nothing is told of may not have ended well.
+#[test]
+fn where_silence_does_not_mean_success_every_send_is_told_of() {
+    let before = buffers_out();
+    let ring = ring::Ring::new().unwrap().without_silence();
+    let story = async {
+        let (stream, mut peer) = connection();
+        // No clock and no other socket: nothing but its own completion can end a send.
+        for _ in 0..100 {
+            assert_eq!(stream.send(buf_of(b"small"), Told::WithNext).await.0.unwrap(), 5);
+        }
+        let sent: Vec<u8> = (0..3_000_000u32).map(|number| (number >> 3) as u8).collect();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all)
+        });
+        send_all(&stream, &sent, Told::WithNext).await;
+        stream.shutdown_write();
+        let all = blocking(move || reader.join().unwrap()).await.unwrap();
+        assert!(all[500..] == sent && all[..500].chunks(5).all(|word| word == b"small"));
+        slow_reader(Told::WithNext).await;
+    };
+    runtime::run_on(ring, story).unwrap();
+    assert_eq!(buffers_out(), before);
+}
+
 #[test]
 fn a_close_does_not_wait_for_what_would_have_been_told_later() {
     on_each_driver(async || {

@@ -19,6 +19,7 @@ mod end;
 mod limit;
 mod provided;
 mod send;
+mod silence;
 mod socket;
 mod sockets;
 
@@ -68,6 +69,8 @@ const READABLE: u64 = 2;
 const WRITABLE: u64 = 3;
 const HANGUP: u64 = 4;
 const OPERATION_BITS: u32 = 3;
+/// Lets the kernel complete what it has put off (`IORING_ENTER_GETEVENTS`).
+const GETEVENTS: u32 = 1;
 /// The user data of what nobody waits for.
 const NOBODY: u64 = u64::MAX;
 
@@ -79,6 +82,8 @@ pub(super) struct Ring {
     sockets: Sockets,
     /// Whether the kernel knows a limit for what one multishot receive brings.
     is_limiting: bool,
+    /// Whether a send that the kernel tells nothing of has ended well.
+    is_silence_success: bool,
     /// Sockets whose receive ended for want of buffers: armed anew when there are some.
     starved: Vec<u32>,
     /// What the kernel had no room for, in order.
@@ -105,17 +110,28 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
         let mut provided = Provided::register(&ring.submitter())?;
+        // Where these fail, the kernel might still fill a buffer: they are not freed then.
         let is_limiting = limit::is_known(&mut ring, &mut provided)?;
+        let is_silence_success = silence::means_success(&mut ring)?;
+        tracing::debug!(is_limiting, is_silence_success, "what the kernel offers for a ring was tried");
         Ok(Self {
             ring,
             provided,
             sockets: Sockets::new(),
             is_limiting,
+            is_silence_success,
             starved: Vec::new(),
             unsubmitted: VecDeque::new(),
             unhurried: Vec::new(),
             completed: Vec::new(),
         })
+    }
+
+    /// As on a kernel where silence does not mean success.
+    #[cfg(test)]
+    pub(super) fn without_silence(mut self) -> Self {
+        self.is_silence_success = false;
+        self
     }
 
     /// Prepares an operation on the socket `key`.
@@ -501,7 +517,6 @@ impl Driver for Ring {
 impl Ring {
     /// Submits without waiting, and lets the kernel complete what it has put off.
     fn collect(&mut self) -> io::Result<usize> {
-        const GETEVENTS: u32 = 1;
         let prepared = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, and the count is the queue's own.
         unsafe { self.ring.submitter().enter::<()>(prepared, 0, GETEVENTS, None) }

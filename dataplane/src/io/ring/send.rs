@@ -2,7 +2,8 @@
 //!
 //! Of the latter the kernel posts no completion when all of it was sent. It tries each of them while it takes the
 //! submissions, and they are not to wait for room: so once everything is submitted, and all completions are at hand, those
-//! that are not among them have ended well. One that found no room is sent again as one that waits.
+//! that are not among them have ended well. One that found no room is sent again as one that waits. `silence.rs` tries
+//! whether the kernel does so, and where it does not all sends are of the first kind.
 
 use io_uring::opcode;
 use io_uring::squeue::Flags;
@@ -10,7 +11,7 @@ use io_uring::squeue::Flags;
 use super::super::buf::Buf;
 use super::super::driver::Told;
 use super::socket::Sending;
-use super::{Ring, SEND, parts};
+use super::{Ring, SEND, parts, silence};
 
 impl Ring {
     /// Begins to send.
@@ -18,10 +19,9 @@ impl Ring {
         let mut flags = libc::MSG_NOSIGNAL;
         let mut entry_flags = Flags::empty();
         let socket = self.sockets.at(key);
-        if told == Told::WithNext {
-            // All of it or a failure, and nothing in between that would have to be told later.
-            flags |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
-            entry_flags = Flags::SKIP_SUCCESS;
+        if told == Told::WithNext && self.is_silence_success {
+            flags |= silence::MESSAGE_FLAGS;
+            entry_flags = silence::ENTRY_FLAGS;
             socket.is_unhurried = true;
             self.unhurried.push(key);
         }
