@@ -4,6 +4,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dataplane::server::{self, Failure};
@@ -83,7 +85,19 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A pipe that nobody reads keeps no process from ending.
 fn complain(message: &str, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{}", message.trim_end());
+    let line = format!("{}\n", message.trim_end());
+    let (written, is_written) = mpsc::channel::<()>();
+    let writing = move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        drop(written);
+    };
+    if std::thread::Builder::new().spawn(writing).is_ok() {
+        let _ = is_written.recv_timeout(COMPLAINT_WITHIN);
+    }
     ExitCode::from(code)
 }
+
+/// How long the reader of standard error may take: anybody who reads is far faster.
+const COMPLAINT_WITHIN: Duration = Duration::from_secs(1);

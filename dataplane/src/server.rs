@@ -32,14 +32,26 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         None => read(path)?,
     };
     let config = parse(path, &text)?;
-    let log = control::start_log(config.log.level);
-    let mode = mode(config.runtime.driver)?;
-    let node = Arc::new(start_workers(&config, mode, log)?);
+    let log = control::start_log(config.log.level).map_err(|error| failed("the log's thread", &error))?;
+    let lines = log.lines().clone();
+    let ended = mode(config.runtime.driver)
+        .and_then(|mode| start_workers(&config, mode, log))
+        .map(Arc::new)
+        .and_then(|node| serve(Start { path: path.to_owned(), text, config, node, origin, inheritance }));
+    lines.flush_within(control::LAST_LINES_WITHIN);
+    ended
+}
+
+/// Serves on this thread until the node is told to end. Threads that hang are left behind: a look-up that the resolver
+/// does not answer does not keep the process from ending.
+fn serve(start: Start) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed("the control thread", &error))?;
-    runtime.block_on(control::run(Start { path: path.to_owned(), text, config, node, origin, inheritance }))
+    let ended = runtime.block_on(control::run(start));
+    runtime.shutdown_background();
+    ended
 }
 
 /// Checks the config at `path`; returns what is allowed in it but probably not meant, one sentence each.
@@ -62,7 +74,7 @@ pub fn examine(path: Option<&Path>) -> Result<Report, Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
+    control::read_config(path)
         .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))
 }
 

@@ -3,6 +3,8 @@
 //! It reads the node and sends wishes to the control loop, which answers when they are done. It has no login: the TCP
 //! address is this host's by default, and the Unix socket is its user's.
 
+mod patience;
+
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -30,6 +33,8 @@ use super::node::Node;
 use super::refusal::{Cause, Refusal};
 use super::status;
 use crate::metrics;
+use crate::sys::socket::is_listened_on;
+use patience::Patient;
 
 /// What the control loop is asked for over the API.
 #[derive(Debug)]
@@ -55,6 +60,12 @@ pub(crate) enum Wish {
 
 /// Wishes that may wait for the control loop.
 pub(crate) const WISHES_MAX: usize = 16;
+
+/// How long the control loop may take to answer: several configs may be applied before, each of which takes seconds at
+/// most.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long the body of a request may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What requests to the API are answered with.
 #[derive(Clone)]
@@ -122,15 +133,17 @@ async fn put_config(State(desk): State<Desk>, body: Body) -> Response {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    answer(ask(&desk, |reply| Wish::Apply { text, reply }).await)
+    match ask(&desk, |reply| Wish::Apply { text, reply }).await {
+        Ok(outcome) => answer(outcome),
+        Err(refused) => refused,
+    }
 }
 
 /// What came of a config that was to be served.
-fn answer(outcome: Option<Result<Outcome, Refusal>>) -> Response {
+fn answer(outcome: Result<Outcome, Refusal>) -> Response {
     match outcome {
-        Some(Ok(outcome)) => Json(outcome).into_response(),
-        Some(Err(refusal)) => refused(&refusal),
-        None => stopping(),
+        Ok(outcome) => Json(outcome).into_response(),
+        Err(refusal) => refused(&refusal),
     }
 }
 
@@ -147,16 +160,19 @@ async fn check_config(body: Body) -> Response {
 
 async fn drain(State(desk): State<Desk>) -> Response {
     match ask(&desk, |reply| Wish::Drain { reply }).await {
-        Some(()) => {
+        Ok(()) => {
             let figures = json!({ "draining": true, "streams": desk.node.streams() });
             (StatusCode::ACCEPTED, Json(figures)).into_response()
         }
-        None => stopping(),
+        Err(refused) => refused,
     }
 }
 
 async fn undrain(State(desk): State<Desk>) -> Response {
-    answer(ask(&desk, |reply| Wish::Undrain { reply }).await)
+    match ask(&desk, |reply| Wish::Undrain { reply }).await {
+        Ok(outcome) => answer(outcome),
+        Err(refused) => refused,
+    }
 }
 
 /// The body of `PUT /log`, and of its answer.
@@ -184,15 +200,31 @@ async fn put_log_level(State(desk): State<Desk>, body: Body) -> Response {
     log_level(State(desk)).await
 }
 
-/// Sends a wish to the control loop and waits for its answer; none when the loop has ended.
-async fn ask<T>(desk: &Desk, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Option<T> {
+/// Sends a wish to the control loop and waits for its answer. Errors: what to answer when the loop has ended, or has no
+/// time.
+async fn ask<T>(desk: &Desk, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, Response> {
     let (reply, answer) = oneshot::channel();
-    desk.wishes.send(wish(reply)).await.ok()?;
-    answer.await.ok()
+    let asking = async {
+        desk.wishes.send(wish(reply)).await.ok()?;
+        answer.await.ok()
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")),
+        Err(_) => {
+            let message = "other requests take too long: this one may still be done, see GET /status";
+            Err(refuse(StatusCode::GATEWAY_TIMEOUT, message))
+        }
+    }
 }
 
 async fn text_of(body: Body) -> Result<String, Response> {
-    let bytes = axum::body::to_bytes(body, TEXT_BYTES_MAX).await.map_err(|_| {
+    let reading = tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, TEXT_BYTES_MAX));
+    let read = reading.await.map_err(|_| {
+        let message = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
+        refuse(StatusCode::REQUEST_TIMEOUT, &message)
+    })?;
+    let bytes = read.map_err(|_| {
         let message = format!("the body is longer than {TEXT_BYTES_MAX} bytes, or was not sent to its end");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, &message)
     })?;
@@ -206,10 +238,6 @@ fn refused(refusal: &Refusal) -> Response {
         Cause::Busy => StatusCode::CONFLICT,
     };
     (status, Json(refusal)).into_response()
-}
-
-fn stopping() -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
 }
 
 /// The shape of every refusal of this API.
@@ -282,12 +310,14 @@ impl AdminSockets {
     pub(crate) fn serve(&self, router: &Router, end: &watch::Receiver<bool>) -> io::Result<()> {
         if let Some((_, socket)) = &self.tcp {
             let socket = std::net::TcpListener::from(socket.try_clone()?);
-            let serving = axum::serve(tokio::net::TcpListener::from_std(socket)?, router.clone());
+            let serving =
+                axum::serve(Patient::new(tokio::net::TcpListener::from_std(socket)?), router.clone());
             tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
         }
         if let Some((_, socket)) = &self.unix {
             let socket = std::os::unix::net::UnixListener::from(socket.try_clone()?);
-            let serving = axum::serve(tokio::net::UnixListener::from_std(socket)?, router.clone());
+            let serving =
+                axum::serve(Patient::new(tokio::net::UnixListener::from_std(socket)?), router.clone());
             tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
         }
         Ok(())
@@ -318,7 +348,7 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
     let address = SockAddr::unix(path)?;
     if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if error.kind() != io::ErrorKind::AddrInUse || is_listened_on(path) {
             return Err(error);
         }
         std::fs::remove_file(path)?;

@@ -87,7 +87,8 @@ impl Applier {
         }
     }
 
-    /// Applies a config, or changes nothing.
+    /// Applies a config, or changes nothing. Dropped before it is done, it has changed nothing: what is waited for comes
+    /// first.
     ///
     /// # Errors
     /// Why it was refused.
@@ -115,7 +116,9 @@ impl Applier {
             .map_err(|unresolved| unresolved_name(text, &config, unresolved))?;
         let before = self.node.applied();
         let before = before.as_ref().map(|applied| applied.live.snapshot.as_ref());
-        let prepared = self.prepare(text, config, before.map(|snapshot| snapshot.config.as_ref()))?;
+        let before_config = before.map(|snapshot| snapshot.config.as_ref());
+        let destination = open_log(text, &config, before_config).await?;
+        let prepared = self.prepare(text, config, destination, before_config)?;
         let mut warnings = warnings(&prepared.config);
         warnings.extend(
             self.first.as_deref().map(|first| until_next_start(first, &prepared.config)).unwrap_or_default(),
@@ -125,22 +128,17 @@ impl Applier {
         Ok(Outcome { generation, warnings })
     }
 
-    /// Everything that can fail, but for the names.
+    /// Everything that can fail, but for the names and the access log.
     fn prepare(
         &mut self,
         text: &str,
         config: Arc<Config>,
+        destination: Option<Destination>,
         before: Option<&Config>,
     ) -> Result<Prepared, Refusal> {
         // A node that drains has no sockets: all of its listeners are bound anew.
         let bound = before.filter(|_| !self.sockets.open().is_empty());
         let plan = diff(bound, &config);
-        let same_log = before.is_some_and(|before| before.log.access == config.log.access);
-        let destination = if same_log {
-            None
-        } else {
-            access_log::open(&config.log.access).map_err(|error| unusable_log(text, &config, &error))?
-        };
         let change = self
             .sockets
             .prepare(&plan.listeners, &config, &mut self.inherited)
@@ -240,6 +238,13 @@ impl Applier {
         }
     }
 
+    /// Writes the access log's last records, within a deadline.
+    pub(crate) fn finish_log(&mut self) {
+        if let Some(writer) = self.access.take() {
+            writer.finish();
+        }
+    }
+
     /// The listening sockets, for a process that takes over.
     pub(crate) fn sockets(&self) -> &[Open] {
         self.sockets.open()
@@ -277,6 +282,19 @@ pub(crate) fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// The access log of `config` where it is another one than before.
+async fn open_log(
+    text: &str,
+    config: &Config,
+    before: Option<&Config>,
+) -> Result<Option<Destination>, Refusal> {
+    if before.is_some_and(|before| before.log.access == config.log.access) {
+        return Ok(None);
+    }
+    let opened = access_log::open(&config.log.access).await;
+    opened.map_err(|error| unusable_log(text, config, &error))
 }
 
 fn unresolved_name(text: &str, config: &Config, unresolved: Unresolved) -> Refusal {

@@ -2,11 +2,16 @@
 //!
 //! One ordinary tokio runtime on the main thread, and one loop that does one thing after another, so that no two of
 //! them meet: a reload in the middle of an upgrade, a drain in the middle of a reload. It never touches a client's byte.
+//!
+//! Nothing blocks this thread for long: what may hang is done elsewhere and has a deadline (`blocking.rs`, `lines.rs`,
+//! `access_log.rs`), and a signal that ends the process ends what the loop is waiting for as well.
 
 mod access_log;
 mod admin;
 mod apply;
+mod blocking;
 pub mod doctor;
+mod lines;
 mod log;
 mod node;
 mod probe;
@@ -33,10 +38,11 @@ use admin::{AdminSockets, Wish};
 use apply::Applier;
 use refusal::{Cause, Refusal};
 use resolve::Host;
-use signals::Signals;
+use signals::{Ending, Signals};
 
 pub(crate) use apply::{hostname, warnings};
-pub(crate) use log::{LogSwitch, start as start_log};
+pub(crate) use blocking::read_config;
+pub(crate) use log::{LAST_LINES_WITHIN, LogSwitch, start as start_log};
 pub(crate) use node::Node;
 pub(crate) use upgrade::{Inheritance, Origin};
 
@@ -85,7 +91,14 @@ pub(crate) struct Start {
 /// # Errors
 /// The first config cannot be applied, the control thread cannot begin its work, or no worker is left.
 pub(crate) async fn run(start: Start) -> Result<(), Failure> {
-    Control::begin(start).await?.serve().await
+    let mut signals = Signals::listen().map_err(|error| failed("signals cannot be heard", &error))?;
+    match signals.or_end(Control::begin(start)).await {
+        Ok(control) => control?.serve().await,
+        Err(_) => {
+            info!("told to end before it served");
+            Ok(())
+        }
+    }
 }
 
 /// The control loop's state.
@@ -139,7 +152,7 @@ impl Control {
             "serving"
         );
         // systemd first: it has to know the new main process before the old one ends.
-        systemd::ready();
+        systemd::ready().await;
         inheritance.tell_ready();
         let restarts = node.workers.restarts();
         Ok(Control {
@@ -166,14 +179,14 @@ impl Control {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let mut ending = Ok(());
             tokio::select! {
                 signal = self.signals.next() => match signal {
-                    signals::Wish::Reload => self.reload().await,
+                    signals::Wish::Reload => ending = self.reload().await,
                     signals::Wish::Upgrade => self.begin_upgrade(),
-                    signals::Wish::DrainAndStop => return self.drain_and_stop(false).await,
-                    signals::Wish::Stop => return self.stop(true).await,
+                    signals::Wish::End(how) => ending = Err(how),
                 },
-                Some(wish) = self.wishes.recv() => self.grant(wish).await,
+                Some(wish) = self.wishes.recv() => ending = self.grant(wish).await,
                 Some((host, answer)) = self.answers.recv() => self.applier.handle_answer(&host, answer),
                 outcome = finished(&mut self.upgrade) => {
                     self.upgrade = None;
@@ -191,31 +204,42 @@ impl Control {
                     self.look_up_due_names();
                 }
             }
+            match ending {
+                Ok(()) => {}
+                Err(Ending::Drained) => return self.drain_and_stop(false).await,
+                Err(Ending::Now) => return self.stop(true).await,
+            }
         }
     }
 
-    /// SIGHUP: the file again, and the access log's file again. Also ends what systemd was told began.
-    async fn reload(&mut self) {
-        systemd::reloading();
+    /// SIGHUP: the file again, and the access log's file again. Also ends what systemd was told began. Errors: a signal
+    /// ends the process meanwhile.
+    async fn reload(&mut self) -> Result<(), Ending> {
+        systemd::reloading().await;
         self.applier.reopen_log();
-        match std::fs::read_to_string(&self.path) {
+        let path = self.path.clone();
+        let reading = blocking::within(blocking::FILE_WITHIN, move || read_config(&path));
+        match self.signals.or_end(reading).await? {
             Ok(text) => {
                 // A refusal is told of where it happens.
-                if self.apply(&text).await.is_ok() {
+                if self.apply(&text).await?.is_ok() {
                     self.is_from_api = false;
                 }
             }
             Err(error) => {
-                warn!(path = %self.path.display(), %error, "the config cannot be read, nothing has changed")
+                self.node.count_refusal();
+                warn!(path = %self.path.display(), %error, "the config cannot be read, nothing has changed");
             }
         }
-        systemd::ready();
+        systemd::ready().await;
+        Ok(())
     }
 
-    async fn grant(&mut self, wish: Wish) {
+    /// Errors: a signal ends the process meanwhile.
+    async fn grant(&mut self, wish: Wish) -> Result<(), Ending> {
         match wish {
             Wish::Apply { text, reply } => {
-                let outcome = self.apply(&text).await;
+                let outcome = self.apply(&text).await?;
                 self.is_from_api |= outcome.is_ok();
                 // Who asked may have gone away: the config is applied all the same.
                 let _ = reply.send(outcome);
@@ -228,26 +252,27 @@ impl Control {
                 let _ = reply.send(());
             }
             Wish::Undrain { reply } => {
-                let _ = reply.send(self.undrain().await);
+                let _ = reply.send(self.undrain().await?);
             }
         }
+        Ok(())
     }
 
-    async fn undrain(&mut self) -> Result<apply::Outcome, Refusal> {
+    async fn undrain(&mut self) -> Result<Result<apply::Outcome, Refusal>, Ending> {
         if self.is_ending {
-            return Err(Refusal::busy("the process is ending"));
+            return Ok(Err(Refusal::busy("the process is ending")));
         }
-        self.applier.undrain().await
+        self.signals.or_end(self.applier.undrain()).await
     }
 
-    async fn apply(&mut self, text: &str) -> Result<apply::Outcome, Refusal> {
+    async fn apply(&mut self, text: &str) -> Result<Result<apply::Outcome, Refusal>, Ending> {
         if self.upgrade.is_some() {
-            return Err(Refusal::busy("an upgrade is under way: send the config to the new process"));
+            return Ok(Err(Refusal::busy("an upgrade is under way: send the config to the new process")));
         }
         if self.node.is_draining() {
-            return Err(Refusal::busy("the node is draining"));
+            return Ok(Err(Refusal::busy("the node is draining")));
         }
-        self.applier.apply(text).await
+        self.signals.or_end(self.applier.apply(text)).await
     }
 
     /// SIGUSR2.
@@ -304,7 +329,7 @@ impl Control {
             self.watchdog.abort();
             self.admin_end.send_replace(true);
         } else {
-            systemd::stopping();
+            systemd::stopping().await;
         }
         self.applier.drain(handed_over);
         let mut look = interval(DRAIN_LOOK_EVERY);
@@ -314,8 +339,8 @@ impl Control {
                 break;
             }
             tokio::select! {
-                signal = self.signals.next() => if signal == signals::Wish::Stop { break },
-                Some(wish) = self.wishes.recv() => self.grant(wish).await,
+                signal = self.signals.next() => if signal == signals::Wish::End(Ending::Now) { break },
+                Some(wish) = self.wishes.recv() => if self.grant(wish).await == Err(Ending::Now) { break },
                 _ = look.tick() => {}
             }
         }
@@ -347,7 +372,9 @@ impl Control {
                 look.tick().await;
             }
         };
-        if tokio::time::timeout(WORKERS_WITHIN, ended).await.is_err() {
+        let have_ended = tokio::time::timeout(WORKERS_WITHIN, ended).await.is_ok();
+        self.applier.finish_log();
+        if !have_ended {
             return Err(Failure::Failed("a worker did not end in time".to_owned()));
         }
         info!("stopped");

@@ -211,6 +211,7 @@ impl Node {
     }
 
     fn figures(&self, generation: u64) -> NodeFigures {
+        let log_dropped = self.log.lines().dropped();
         let access_dropped = self.served().access_logs.iter().map(|log| log.dropped()).sum();
         NodeFigures {
             generation,
@@ -223,6 +224,7 @@ impl Node {
             worker_panics: crate::io::panics(),
             worker_lost_wakes: crate::io::lost_wakes(),
             access_dropped,
+            log_dropped,
         }
     }
 

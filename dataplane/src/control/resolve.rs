@@ -3,17 +3,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_core::endpoint::{EndpointAddress, EndpointHealth, EndpointId, ResolvedEndpoint};
 use proto::config::{Address, Cluster, Config};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// A look-up that takes longer has failed. Resolvers themselves give up after 5 to 10 seconds.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Look-ups at once. Each has a thread, which the system's resolver may keep far longer than anybody waits for it.
+const LOOKUPS_MAX: usize = 32;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// A DNS name and the port that goes with it.
 pub(crate) type Host = (String, u16);
@@ -47,14 +53,23 @@ pub(crate) struct Unresolved {
 /// # Errors
 /// What the system's resolver says, a timeout, or an answer without addresses.
 pub(crate) async fn look_up(host: &Host) -> io::Result<Vec<SocketAddr>> {
-    let lookup = tokio::net::lookup_host((host.0.as_str(), host.1));
-    let mut addresses: Vec<SocketAddr> = tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await??.collect();
+    let mut addresses = tokio::time::timeout(LOOKUP_TIMEOUT, ask_system(host.clone())).await??;
     addresses.sort_unstable();
     addresses.dedup();
     if addresses.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"));
     }
     Ok(addresses)
+}
+
+async fn ask_system(host: Host) -> io::Result<Vec<SocketAddr>> {
+    let place = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+    let asking = tokio::task::spawn_blocking(move || {
+        // Held until the thread is free again, whether or not anybody still waits.
+        let _place = place;
+        (host.0.as_str(), host.1).to_socket_addrs().map(Iterator::collect)
+    });
+    asking.await.map_err(io::Error::other)?
 }
 
 impl Resolver {

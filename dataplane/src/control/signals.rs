@@ -9,12 +9,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) enum Wish {
     /// SIGHUP: read the config file again, and open the access log's file again.
     Reload,
-    /// SIGTERM: take no new connections, let exchanges finish, end.
-    DrainAndStop,
-    /// SIGINT: end now.
-    Stop,
+    /// SIGTERM: take no new connections, let exchanges finish, end. SIGINT: end now.
+    End(Ending),
     /// SIGUSR2: let a new process take over.
     Upgrade,
+}
+
+/// How the process is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// When its exchanges have ended.
+    Drained,
+    /// At once.
+    Now,
 }
 
 /// The signals that this process listens to.
@@ -40,12 +47,23 @@ impl Signals {
         })
     }
 
+    /// What `work` comes to, unless a signal ends the process first: then `work` is dropped. Other signals wait for
+    /// [`Signals::next`].
+    pub(crate) async fn or_end<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ending> {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => Err(Ending::Now),
+            _ = self.terminate.recv() => Err(Ending::Drained),
+            output = work => Ok(output),
+        }
+    }
+
     /// The next one. Cancelling the wait loses none.
     pub(crate) async fn next(&mut self) -> Wish {
         tokio::select! {
             biased;
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::DrainAndStop,
+            _ = self.interrupt.recv() => Wish::End(Ending::Now),
+            _ = self.terminate.recv() => Wish::End(Ending::Drained),
             _ = self.user2.recv() => Wish::Upgrade,
             _ = self.hangup.recv() => Wish::Reload,
         }

@@ -55,6 +55,8 @@ pub(crate) struct NodeFigures {
     pub(crate) worker_lost_wakes: u64,
     /// Access log records that found the queue full, or could not be written.
     pub(crate) access_dropped: u64,
+    /// Lines of the process's log that found too many waiting.
+    pub(crate) log_dropped: u64,
 }
 
 /// The media type of [`render`]'s text.

@@ -87,6 +87,7 @@ mod tables {
         counter("millrace_worker_panics_total", "Panics that were caught on workers.", |node| node.worker_panics),
         counter("millrace_worker_lost_wakes_total", "Wakes of a worker's task on another thread, which woke nothing.", |node| node.worker_lost_wakes),
         counter("millrace_access_log_dropped_total", "Access log records that were not written.", |node| node.access_dropped),
+        counter("millrace_log_dropped_total", "Lines of the process's log that were not written, since nobody read it.", |node| node.log_dropped),
     ];
 
     pub(in super::super) const PROCESS: &[Number<Process>] = &[

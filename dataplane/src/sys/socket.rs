@@ -72,7 +72,7 @@ pub(crate) fn listen_unix(path: &Path, options: &SocketOptions) -> io::Result<Ow
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
     if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if error.kind() != io::ErrorKind::AddrInUse || is_listened_on(path) {
             return Err(error);
         }
         std::fs::remove_file(path)?;
@@ -80,6 +80,15 @@ pub(crate) fn listen_unix(path: &Path, options: &SocketOptions) -> io::Result<Ow
     }
     socket.listen(backlog(options))?;
     Ok(socket.into())
+}
+
+/// Whether a process listens on this path. It is not waited for: one whose queue is full, and who does not accept, is known
+/// by that.
+pub(crate) fn is_listened_on(path: &Path) -> bool {
+    match connect_unix(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// The address a listening TCP socket got, with the port that the kernel chose where 0 was asked for.

@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) const DRIVERS: [&str; 2] = ["io_uring", "epoll"];
 
 /// The program under test.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-dataplane");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_millrace-dataplane");
 
 /// A running data plane.
 pub(crate) struct Proxy {

@@ -54,6 +54,25 @@ impl Api {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_and_a_control_loop_without_time_are_not_waited_for_forever() {
+    let api = Api::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(axum::serve(listener, api.router.clone()).into_future());
+    let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+    client.write_all(b"PUT /config HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+    let mut head = [0; 12];
+    client.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 408");
+    let (wish_to, _wishes) = mpsc::channel(WISHES_MAX);
+    let idle = router(Arc::clone(&api.node), wish_to);
+    let request = Request::builder().method("POST").uri("/drain").body(Body::empty()).unwrap();
+    let (status, text) = answer(idle.oneshot(request).await.unwrap()).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");
+}
+
 async fn answer(response: Response) -> (StatusCode, String) {
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();

@@ -4,12 +4,12 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use proto::config::{Bind, Config};
 
 use super::Finding;
+use crate::sys::socket::is_listened_on;
 
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
@@ -57,7 +57,7 @@ fn tcp(name: &str, address: SocketAddr) -> Finding {
 
 fn unix(name: &str, path: &Path) -> Finding {
     let shown = path.display();
-    if UnixStream::connect(path).is_ok() {
+    if is_listened_on(path) {
         return taken(name, &shown.to_string(), unix_inode(path), &format!("ss -lxp src {shown}"));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
