@@ -262,6 +262,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn look_ups_that_hang_are_so_many_at_most_and_others_fail_in_time() {
+        let hanging = LOOKUPS.acquire_many(LOOKUPS_MAX as u32).await.unwrap();
+        let host = ("127.0.0.1".to_owned(), 8000);
+        assert_eq!(look_up(&host).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(hanging);
+        assert_eq!(look_up(&host).await.unwrap(), [address("127.0.0.1:8000")]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn names_are_due_a_refresh_apart() {
         let config = config("localhost:8000");
         let mut resolver = Resolver::default();

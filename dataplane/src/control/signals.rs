@@ -69,3 +69,24 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal as Number, getpid, kill_process};
+
+    use super::*;
+
+    /// One test for all of it: signals are the whole process's.
+    #[tokio::test]
+    async fn a_signal_that_ends_the_process_ends_what_is_waited_for_and_others_wait() {
+        let mut signals = Signals::listen().unwrap();
+        assert_eq!(signals.or_end(async { 7 }).await, Ok(7));
+        kill_process(getpid(), Number::HUP).unwrap();
+        let hangs = std::future::pending::<()>;
+        for (number, ending) in [(Number::TERM, Ending::Drained), (Number::INT, Ending::Now)] {
+            kill_process(getpid(), number).unwrap();
+            assert_eq!(signals.or_end(hangs()).await, Err(ending));
+        }
+        assert_eq!(signals.next().await, Wish::Reload);
+    }
+}
