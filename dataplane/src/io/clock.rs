@@ -138,7 +138,7 @@ async fn ticks(ticker: &Stream) -> io::Result<bool> {
 mod tests {
     use std::rc::Rc;
 
-    use super::super::{Mode, run, sleep, spawn};
+    use super::super::{Mode, run, sleep, spawn, turn};
     use super::*;
 
     /// One worker whose silence ends after six seconds.
@@ -180,6 +180,8 @@ mod tests {
             let ticks = Rc::new(Cell::new(0u32));
             let counted = Rc::clone(&ticks);
             spawn(async move { keep_time(|_| counted.set(counted.get() + 1)).await.unwrap() });
+            // The clock is set when it begins.
+            turn().await;
             let (first, second) = (keep_awake(), keep_awake());
             drop(first);
             sleep(Duration::from_secs(2)).await;
