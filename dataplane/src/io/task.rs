@@ -54,6 +54,17 @@ pub(crate) fn panics() -> u64 {
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
+#[cfg(test)]
+thread_local! {
+    static PANICS_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// As [`panics`], on this thread.
+#[cfg(test)]
+pub(crate) fn panics_here() -> u64 {
+    PANICS_HERE.get()
+}
+
 /// Runs `main` and what it spawns until `main` is done; `turn` waits for completions, or only collects them when told
 /// not to wait.
 pub(super) fn run<T, E>(
@@ -111,6 +122,8 @@ fn poll(number: u32) {
     let is_over = !matches!(polled, Ok(Poll::Pending));
     if polled.is_err() {
         PANICS.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        PANICS_HERE.set(PANICS_HERE.get() + 1);
     }
     // The future itself is dropped after this: what it holds may come back here.
     let _ended = TASKS.with(|tasks| {

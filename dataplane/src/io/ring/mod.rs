@@ -15,11 +15,15 @@
 //!
 //! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
 
+mod kernel;
 mod limit;
 mod provided;
 mod send;
 mod socket;
 mod sockets;
+
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,6 +38,7 @@ use super::buf::{Buf, LARGE_SIZE, SMALL_BYTES, SMALL_SIZE, is_short};
 use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
 use super::waker::Waiter;
 use crate::sys::socket::{Peek, peek};
+use kernel::{Completion, Kernel};
 use provided::Provided;
 use socket::{End, Polling, Receiving, Sending, Socket};
 use sockets::Sockets;
@@ -70,9 +75,9 @@ const OPERATION_BITS: u32 = 3;
 const NOBODY: u64 = u64::MAX;
 
 /// A thread's ring with its sockets.
-pub(super) struct Ring {
+pub(super) struct Ring<K = IoUring> {
     // Dropped in this order: the kernel must not know of buffers any more when they go.
-    ring: IoUring,
+    kernel: K,
     provided: Provided,
     sockets: Sockets,
     /// Whether the kernel knows a limit for what one multishot receive brings.
@@ -82,9 +87,9 @@ pub(super) struct Ring {
     /// What the kernel had no room for, in order.
     unsubmitted: VecDeque<Entry>,
     /// Sends that tell of failures only, since the kernel was last asked to take everything.
-    unhurried: Vec<u32>,
+    silent: Vec<u32>,
     /// What one turn brought, kept between turns for its memory.
-    completed: Vec<(u64, i32, u32)>,
+    completed: Vec<Completion>,
 }
 
 /// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
@@ -102,18 +107,25 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let mut provided = Provided::register(&ring.submitter())?;
+        let mut provided = Provided::register(&mut ring)?;
         let is_limiting = limit::is_known(&mut ring, &mut provided)?;
-        Ok(Self {
-            ring,
+        Ok(Self::on(ring, provided, is_limiting))
+    }
+}
+
+impl<K: Kernel> Ring<K> {
+    /// A ring without sockets on a kernel that was set up for it.
+    fn on(kernel: K, provided: Provided, is_limiting: bool) -> Self {
+        Self {
+            kernel,
             provided,
             sockets: Sockets::new(),
             is_limiting,
             starved: Vec::new(),
             unsubmitted: VecDeque::new(),
-            unhurried: Vec::new(),
+            silent: Vec::new(),
             completed: Vec::new(),
-        })
+        }
     }
 
     /// Prepares an operation on the socket `key`.
@@ -134,7 +146,7 @@ impl Ring {
     /// have to be taken first, the next turn goes on.
     fn push_unsubmitted(&mut self) {
         while let Some(entry) = self.unsubmitted.pop_front() {
-            let is_pushed = self.try_push(&entry) || (self.ring.submit().is_ok() && self.try_push(&entry));
+            let is_pushed = self.try_push(&entry) || (self.kernel.submit().is_ok() && self.try_push(&entry));
             if !is_pushed {
                 self.unsubmitted.push_front(entry);
                 return;
@@ -145,7 +157,7 @@ impl Ring {
     /// False when the queue is full.
     fn try_push(&mut self, entry: &Entry) -> bool {
         // SAFETY: what an entry points to is kept in its socket until the completion comes.
-        unsafe { self.ring.submission().push(entry) }.is_ok()
+        unsafe { self.kernel.push(entry) }
     }
 
     fn fd(&self, key: u32) -> Fd {
@@ -286,7 +298,7 @@ impl Ring {
     }
 }
 
-impl Driver for Ring {
+impl<K: Kernel> Driver for Ring<K> {
     fn adopt(&mut self, fd: OwnedFd) -> io::Result<u32> {
         Ok(self.sockets.insert(fd))
     }
@@ -371,7 +383,7 @@ impl Driver for Ring {
                 sent.consume(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready((result, sent));
             }
-            under_way @ (Sending::Submitted(_) | Sending::Forgotten { .. }) => {
+            under_way @ (Sending::Submitted(_) | Sending::Silent(_) | Sending::Forgotten { .. }) => {
                 socket.sending = under_way;
                 socket.writer.wait(context);
                 return Poll::Pending;
@@ -400,7 +412,8 @@ impl Driver for Ring {
     fn forget_send(&mut self, key: u32) {
         let socket = self.sockets.at(key);
         socket.sending = match std::mem::replace(&mut socket.sending, Sending::Off) {
-            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent },
+            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent, is_silent: false },
+            Sending::Silent(lent) => Sending::Forgotten { _lent: lent, is_silent: true },
             Sending::Done(..) => Sending::Off,
             other @ (Sending::Off | Sending::Forgotten { .. }) => other,
         };
@@ -476,7 +489,7 @@ impl Driver for Ring {
         self.feed_starved();
         self.push_unsubmitted();
         self.provided.publish();
-        let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
+        let submitted = if wait { self.kernel.submit_and_wait() } else { self.kernel.collect() };
         match submitted {
             Ok(_) => {}
             // Interrupted; or completions have to be taken before the kernel takes more.
@@ -484,30 +497,21 @@ impl Driver for Ring {
             Err(error) => return Err(error),
         }
         self.completed.clear();
-        let entries = self.ring.completion();
-        self.completed.extend(entries.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
-        if self.knows_all() {
-            self.end_unhurried();
-        }
+        self.kernel.take_completions(&mut self.completed);
+        // Asked before anything new is prepared.
+        let knows_all = self.knows_all();
         for index in 0..self.completed.len() {
             let (user_data, result, flags) = self.completed[index];
             self.complete(user_data, result, flags);
+        }
+        if knows_all {
+            self.end_silent();
         }
         Ok(())
     }
 }
 
-impl Ring {
-    /// Submits without waiting, and lets the kernel complete what it has put off.
-    fn collect(&mut self) -> io::Result<usize> {
-        const GETEVENTS: u32 = 1;
-        let prepared = self.ring.submission().len() as u32;
-        // SAFETY: no argument is passed, and the count is the queue's own.
-        unsafe { self.ring.submitter().enter::<()>(prepared, 0, GETEVENTS, None) }
-    }
-}
-
-impl Drop for Ring {
+impl<K> Drop for Ring<K> {
     fn drop(&mut self) {
         // The kernel ends what is under way in its own time: what it may still read or write is never used again.
         for socket in self.sockets.open() {
@@ -518,13 +522,6 @@ impl Drop for Ring {
 }
 
 impl Socket {
-    fn sent(&mut self, result: i32) {
-        if let Sending::Submitted(buf) = std::mem::replace(&mut self.sending, Sending::Off) {
-            self.sending = Sending::Done(result, buf);
-        }
-        self.writer.wake();
-    }
-
     fn end(&mut self, end: End) {
         self.ended.get_or_insert(end);
     }
@@ -533,7 +530,7 @@ impl Socket {
     fn operations(&self) -> impl Iterator<Item = u64> + use<> {
         [
             (RECEIVE, !matches!(self.receiving, Receiving::Off)),
-            (SEND, matches!(self.sending, Sending::Submitted(_) | Sending::Forgotten { .. })),
+            (SEND, !matches!(self.sending, Sending::Off | Sending::Done(..))),
             (READABLE, self.readable == Polling::Submitted),
             (WRITABLE, self.writable == Polling::Submitted),
             (HANGUP, self.hangup == Polling::Submitted),
