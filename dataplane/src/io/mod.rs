@@ -39,7 +39,9 @@ pub(crate) use task::{lost_wakes, panics, spawn};
 pub(crate) use timer::{Deadlines, Side, Ticks, Timer, sleep};
 
 #[cfg(test)]
-pub(crate) use {ring::FOLDED_BYTES, task::TASK_BYTES};
+pub(crate) use {
+    ring::FOLDED_BYTES, ring::simulated, task::TASK_BYTES, task::panics_here as task_panics_here,
+};
 
 #[cfg(test)]
 mod tests;

@@ -8,4 +8,6 @@ pub(crate) mod event;
 pub(crate) mod files;
 pub(crate) mod inherit;
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod socket;
