@@ -15,6 +15,7 @@ mod error;
 mod file;
 pub mod limits;
 pub mod listener;
+mod planned;
 mod problem;
 mod read;
 pub mod route;
@@ -68,7 +69,7 @@ impl Config {
         hostname: &str,
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
-        let file = read::read(text, env, &mut problems)?;
+        let file = read::read(text, env, planned::KEYS, &mut problems)?;
         let config = check::config(&file, hostname, &mut problems);
         problems.into_result(config, text)
     }
