@@ -11,6 +11,7 @@ pub mod agent;
 mod check;
 pub mod cluster;
 pub mod defaults;
+mod encoding;
 mod error;
 mod file;
 pub mod limits;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 pub use cluster::{
     Address, Cluster, ClusterProtocol, Endpoint, Health, HealthKind, HostHeader, Policy, Pool,
 };
+pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use super::values::Refusal;
 use crate::config::HostPattern;
-use crate::config::read::suggest::quote;
+use crate::config::read::suggest::{quote, quote_whole};
 
 /// Longest DNS name (RFC 1035, section 2.3.4), without the dot at its end.
 const DNS_NAME_MAX: usize = 253;
@@ -67,7 +67,7 @@ fn host_without_port(text: &str) -> Option<&str> {
 
 fn has_port(text: &str, host: &str) -> Refusal {
     let message = format!("{} has a port; a host is compared without it", quote(text));
-    Refusal::new(message, format!("write {}", quote(host)))
+    Refusal::new(message, format!("write {}", quote_whole(host)))
 }
 
 /// A DNS name in lower case (RFC 1123, section 2.1; the underscore is in use too).
@@ -105,7 +105,7 @@ pub(super) fn path(text: &str) -> Result<String, Refusal> {
         return refused("a path is wanted, not a URL", "write the path alone, such as \"/v1/\"".to_owned());
     }
     if !text.starts_with('/') {
-        return refused("a path begins with `/`", format!("write {}", quote(&format!("/{text}"))));
+        return refused("a path begins with `/`", format!("write {}", quote_whole(&format!("/{text}"))));
     }
     if text.contains(['?', '#']) {
         return refused(
@@ -115,7 +115,7 @@ pub(super) fn path(text: &str) -> Result<String, Refusal> {
     }
     if let Some(prefix) = text.strip_suffix('*') {
         let message = "a path has no wildcards; `path` already takes everything below it";
-        return refused(message, format!("write {}", quote(prefix)));
+        return refused(message, format!("write {}", quote_whole(prefix)));
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         let help = "write other characters percent-encoded, such as `%20`".to_owned();

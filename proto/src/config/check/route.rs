@@ -11,7 +11,7 @@ use super::values::{Refusal, accept, duration, integer, optional_duration, size}
 use crate::config::file;
 use crate::config::file::value::{At, Section, SizeText};
 use crate::config::problem::Problems;
-use crate::config::read::suggest::{nearest, quote};
+use crate::config::read::suggest::{nearest, quote, quote_whole};
 use crate::config::{
     Cluster, HeaderEdits, HeaderMatch, HeaderRules, HostPattern, Listener, PathMatch, Retries, Route,
     Timeouts,
@@ -180,7 +180,7 @@ fn path(file: &file::Route, problems: &mut Problems) -> PathMatch {
     if let Some(text) = &file.path_exact {
         // To write it without the `*` would match one path instead of all below it.
         if text.value.starts_with('/') && text.value.ends_with('*') {
-            let prefix = quote(text.value.trim_end_matches('*'));
+            let prefix = quote_whole(text.value.trim_end_matches('*'));
             let message = "a path has no wildcards, and `path_exact` matches no other path";
             problems.wrong(&text.span, message, format!("write `path = {prefix}` for everything below it"));
             return PathMatch::Exact(String::new());

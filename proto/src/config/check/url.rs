@@ -2,7 +2,7 @@
 
 use super::values::Refusal;
 use crate::config::planned::PlannedWord;
-use crate::config::read::suggest::{Meant, meant, quote};
+use crate::config::read::suggest::{Meant, meant, quote, quote_whole};
 
 /// Refuses `scheme://…` where an address is wanted; none: it is no URL.
 ///
@@ -27,7 +27,7 @@ pub(super) fn refuse(
     }
     let authority = authority(rest);
     let meant = [authority.to_owned(), format!("{authority}:80")].into_iter().find(|meant| is_address(meant));
-    let help = meant.map_or(general, |meant| format!("write {}", quote(&meant)));
+    let help = meant.map_or(general, |meant| format!("write {}", quote_whole(&meant)));
     Some(Refusal::new(message, help))
 }
 

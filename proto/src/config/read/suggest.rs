@@ -66,13 +66,19 @@ fn is_opposite(written: &str, word: &str, distance: usize) -> bool {
         .any(|rest| strsim::damerau_levenshtein(written, rest) < distance)
 }
 
+/// Longest part of what was written that a message repeats.
+const SHOWN_MAX: usize = 60;
+
 /// What the user wrote, as it can stand in a message: one line, no control characters, not endless.
 pub(crate) fn quote(written: &str) -> String {
-    const SHOWN_MAX: usize = 60;
-    let mut shown: String = written.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect();
-    if written.chars().nth(SHOWN_MAX).is_some() {
-        shown.push('…');
-    }
+    let shown: String = written.chars().take(SHOWN_MAX).collect();
+    let more = if written.chars().nth(SHOWN_MAX).is_some() { "…" } else { "" };
+    quote_whole(&(shown + more))
+}
+
+/// What is advised instead: the same, but to its end, so that it can be copied.
+pub(crate) fn quote_whole(advised: &str) -> String {
+    let shown: String = advised.chars().flat_map(char::escape_debug).collect();
     format!("\"{}\"", shown.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
@@ -86,6 +92,14 @@ mod tests {
         assert_eq!(meant("htps", ["http"], ["https"]), Meant::Planned("https"));
         assert_eq!(meant("httpd", ["http"], ["https"]), Meant::Unclear);
         assert_eq!(meant("gopher", ["http"], ["https"]), Meant::Unclear);
+    }
+
+    #[test]
+    fn clips_what_was_written_and_not_what_is_advised() {
+        let long = "a".repeat(SHOWN_MAX + 1);
+        assert_eq!(quote(&long), format!("\"{}…\"", &long[1..]));
+        assert_eq!(quote_whole(&long), format!("\"{long}\""));
+        assert_eq!(quote("a\n\"b\"'"), "\"a\\n\"b\"'\"");
     }
 
     #[test]
