@@ -49,7 +49,7 @@ struct ConfigFile {
     /// The config file.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The same without -c.
+    /// The config file, as with -c.
     file: Option<PathBuf>,
 }
 
