@@ -62,8 +62,11 @@ pub fn examine(path: Option<&Path>) -> Result<Report, Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))
+    let name = control::name(path);
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))?;
+    proto::config::decode(bytes)
+        .map_err(|errors| Failure::Unusable(errors.render(&name, "", io::stderr().is_terminal())))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config, Failure> {

@@ -89,8 +89,61 @@ fn wrong_configs_exit_with_2_and_say_where() {
 }
 
 #[test]
+fn the_file_is_named_with_or_without_the_option() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    let path = path.to_str().unwrap();
+    std::fs::write(path, good().render(dir.path())).unwrap();
+    for arguments in [&["check", path][..], &["check", "-c", path], &["check", "--config", path, "-q"]] {
+        let ended = run_to_end(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.stderr);
+    }
+    std::fs::write(path, "nonsense").unwrap();
+    for arguments in [&["check", path][..], &["run", path]] {
+        let ended = run_to_end(arguments);
+        assert_eq!((ended.code, place(&ended.stderr)), (Some(2), Some((1, 9))), "{}", ended.stderr);
+    }
+    let both = run_to_end(&["check", path, "-c", path]);
+    assert!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{}", both.stderr);
+}
+
+#[test]
+fn another_encoding_is_named_with_the_command_that_converts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    let text = format!("# \u{fc}ber alles\n{}", good().render(dir.path()));
+    let utf16 = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin1 = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    let cases: [(Vec<u8>, (usize, usize), &str); 2] =
+        [(utf16, (1, 1), "iconv -f UTF-16 -t UTF-8"), (latin1, (1, 3), "iconv -f ISO-8859-1 -t UTF-8")];
+    for (bytes, at, command) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        for subcommand in ["check", "run"] {
+            let ended = run_to_end(&[subcommand, "-c", path.to_str().unwrap()]);
+            assert_eq!((ended.code, place(&ended.stderr)), (Some(2), Some(at)), "{}", ended.stderr);
+            assert!(ended.stderr.contains(command), "{}", ended.stderr);
+        }
+    }
+    std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    let ended = run_to_end(&["check", "-c", path.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn clear_text_at_a_port_of_tls_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run("check", &Config::to("127.0.0.1:443".parse().unwrap()), dir.path());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("warning: ") && ended.stdout.contains("clear text to 127.0.0.1:443"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
 fn unusable_arguments_exit_with_2() {
-    for arguments in [&["check"][..], &["nonsense"], &["run", "-c", "/no/such/file.toml"], &[]] {
+    for arguments in [&["check"][..], &["nonsense"], &["run", "-c", "/no/such/file.toml"], &["run"], &[]] {
         assert_eq!(run_to_end(arguments).code, Some(2), "{arguments:?}");
     }
     let missing = run_to_end(&["run", "-c", "/no/such/file.toml"]).stderr;

@@ -307,9 +307,16 @@ timeouts.total = "30s"
 name = "weighted"
 policy = "round_robin"
 endpoints = [{ address = "a:1", weight = 2 }, { address = "b:1" }]
+[[clusters]]
+name = "by_name"
+endpoints = [{ address = "a:80" }, { address = "api.example.com:443" }]
+[[clusters]]
+name = "by_address"
+endpoints = [{ address = "[2001:db8::1]:8443" }]
 "#;
     let warnings = parse(text).unwrap().warnings();
-    let named = ["admin.listen", "\"idle\"", "\"weighted\"", "\"short\""];
+    let tls_ports = ["clear text to api.example.com:443", "clear text to [2001:db8::1]:8443"];
+    let named = ["admin.listen", "\"idle\"", "\"weighted\"", tls_ports[0], tls_ports[1], "\"short\""];
     assert_eq!(warnings.len(), named.len(), "{warnings:?}");
     for (warning, name) in warnings.iter().zip(named) {
         assert!(warning.contains(name), "{warning}");

@@ -196,8 +196,7 @@ async fn text_of(body: Body) -> Result<String, Response> {
         let message = format!("the body is longer than {TEXT_BYTES_MAX} bytes, or was not sent to its end");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, &message)
     })?;
-    String::from_utf8(bytes.into())
-        .map_err(|_| refuse(StatusCode::UNPROCESSABLE_ENTITY, "the body is not UTF-8"))
+    proto::config::decode(bytes.into()).map_err(|errors| refused(&errors.into()))
 }
 
 fn refused(refusal: &Refusal) -> Response {

@@ -198,12 +198,15 @@ impl Control {
     async fn reload(&mut self) {
         systemd::reloading();
         self.applier.reopen_log();
-        match std::fs::read_to_string(&self.path) {
-            Ok(text) => {
+        match std::fs::read(&self.path).map(proto::config::decode) {
+            Ok(Ok(text)) => {
                 // A refusal is told of where it happens.
                 if self.apply(&text).await.is_ok() {
                     self.is_from_api = false;
                 }
+            }
+            Ok(Err(errors)) => {
+                warn!(path = %self.path.display(), %errors, "the config cannot be read, nothing has changed")
             }
             Err(error) => {
                 warn!(path = %self.path.display(), %error, "the config cannot be read, nothing has changed")

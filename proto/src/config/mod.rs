@@ -11,10 +11,12 @@ pub mod agent;
 mod check;
 pub mod cluster;
 pub mod defaults;
+mod encoding;
 mod error;
 mod file;
 pub mod limits;
 pub mod listener;
+mod planned;
 mod problem;
 mod read;
 pub mod route;
@@ -27,6 +29,7 @@ use std::path::PathBuf;
 pub use cluster::{
     Address, Cluster, ClusterProtocol, Endpoint, Health, HealthKind, HostHeader, Policy, Pool,
 };
+pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;
@@ -68,7 +71,7 @@ impl Config {
         hostname: &str,
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
-        let file = read::read(text, env, &mut problems)?;
+        let file = read::read(text, env, planned::KEYS, &mut problems)?;
         let config = check::config(&file, hostname, &mut problems);
         problems.into_result(config, text)
     }

@@ -49,7 +49,11 @@ impl Api {
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (StatusCode, String) {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        self.send_bytes(method, path, body.into()).await
+    }
+
+    async fn send_bytes(&self, method: &str, path: &str, body: Vec<u8>) -> (StatusCode, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
         answer(self.router.clone().oneshot(request).await.unwrap()).await
     }
 }
@@ -100,6 +104,18 @@ async fn a_wrong_config_is_refused_with_its_place() {
             error["message"].is_string() && error["help"].is_string() && error["column"].is_u64(),
             "{body}"
         );
+    }
+    assert!(api.node.applied().is_none());
+}
+
+#[tokio::test]
+async fn a_config_in_another_encoding_is_refused_with_the_command_that_converts_it() {
+    let api = Api::start();
+    let utf16: Vec<u8> = CONFIG.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (method, path) in [("PUT", "/config"), ("POST", "/config/check")] {
+        let (status, body) = api.send_bytes(method, path, utf16.clone()).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(json(&body)["errors"][0]["help"].as_str().unwrap().contains("iconv -f UTF-16LE "), "{body}");
     }
     assert!(api.node.applied().is_none());
 }

@@ -79,7 +79,11 @@ impl Binds {
             } else {
                 format!("{bind} clashes with {held} of {holder}")
             };
-            problems.wrong(span, message, "give each its own port");
+            let help = match bind {
+                Bind::Tcp(_) => "give each its own port",
+                Bind::Unix(_) => "give each its own path",
+            };
+            problems.wrong(span, message, help);
             return false;
         }
         if self.0.len() == BINDS_MAX {

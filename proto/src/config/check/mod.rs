@@ -10,6 +10,7 @@ mod limits;
 mod listener;
 mod route;
 mod socket;
+mod url;
 pub(super) mod values;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use super::file::{self, File};
 use super::problem::Problems;
 use super::read::suggest::{nearest, quote};
 use super::{AccessLog, Admin, Bind, Config, Driver, Log, LogLevel, Node, Role, Runtime, defaults, words};
+use address::Reach;
 use listener::Binds;
 use values::{Refusal, accept, integer, word};
 
@@ -120,7 +122,7 @@ fn admin(file: &Section<file::Admin>, binds: &mut Binds, problems: &mut Problems
     let listen = match &file.value.listen {
         None => Some(defaults::ADMIN_LISTEN),
         Some(text) if text.value == "off" => None,
-        Some(text) => accept(address::socket_addr(&text.value), &text.span, problems),
+        Some(text) => accept(address::socket_addr(&text.value, Reach::ThisHost), &text.span, problems),
     };
     let socket = match &file.value.socket {
         Some(text) if text.value != "off" => {

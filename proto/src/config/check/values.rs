@@ -4,8 +4,9 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use crate::config::file::value::{At, DurationText, SizeText};
+use crate::config::planned::PlannedWord;
 use crate::config::problem::Problems;
-use crate::config::read::suggest::{help, quote};
+use crate::config::read::suggest::{Meant, meant, quote};
 use crate::config::words::Words;
 
 /// Why a value is not taken, and what to write.
@@ -49,14 +50,34 @@ pub(in crate::config) fn word<T: Copy>(
         return value;
     }
     let names = words.names();
-    if words.planned.contains(&written.as_str()) {
-        let message = format!("this version of Millrace does not support the {what} {}", quote(written));
-        problems.wrong(span, message, format!("it supports: {}", names.join(", ")));
-    } else {
-        let help = help(written, &names, "write one of");
-        problems.wrong(span, format!("unknown {what} {}", quote(written)), help);
+    if let Some(planned) = PlannedWord::find(words.planned, written) {
+        let named = if planned.what.is_empty() { String::new() } else { format!(" ({})", planned.what) };
+        let message = format!(
+            "this version of Millrace does not support the {what} {}{named}: it is planned, not there yet",
+            quote(written)
+        );
+        problems.wrong(span, message, until_then(planned, &names));
+        return default;
     }
+    let planned = words.planned.iter().flat_map(|planned| planned.words.iter().copied());
+    let help = match meant(written, names.iter().copied(), planned) {
+        Meant::Known(word) => format!("did you mean \"{word}\"?"),
+        Meant::Planned(word) => {
+            let then = PlannedWord::find(words.planned, word).map(|planned| until_then(planned, &names));
+            format!("did you mean \"{word}\"? It is planned, not there yet; {}", then.unwrap_or_default())
+        }
+        Meant::Unclear => format!("write one of: {}", names.join(", ")),
+    };
+    problems.wrong(span, format!("unknown {what} {}", quote(written)), help);
     default
+}
+
+fn until_then(planned: &PlannedWord, names: &[&str]) -> String {
+    if planned.help.is_empty() {
+        format!("it supports: {}", names.join(", "))
+    } else {
+        planned.help.to_owned()
+    }
 }
 
 /// An integer of that range, as whatever type holds the range.
