@@ -180,7 +180,8 @@ async fn the_metrics_say_what_was_applied_and_refused() {
 }
 
 fn admin(listen: Option<&str>, socket: Option<PathBuf>) -> Admin {
-    Admin { listen: listen.map(|address| address.parse().unwrap()), socket }
+    let access = proto::config::SocketAccess::admin();
+    Admin { listen: listen.map(|address| address.parse().unwrap()), socket, access }
 }
 
 #[tokio::test]
