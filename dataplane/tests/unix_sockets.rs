@@ -4,8 +4,9 @@
 
 mod story;
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, chown, symlink};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -221,6 +222,33 @@ fn a_user_that_is_not_there_is_told_and_nothing_is_bound() {
         assert_eq!((status, &answer["retry"]), (422, &true.into()), "{answer}");
         assert_eq!(mode(&http), 0o666, "nothing has changed");
     }
+}
+
+/// The program as a user who may give nothing away.
+#[test]
+fn a_socket_that_may_not_be_given_away_is_told() {
+    const NOBODY: u32 = 65534;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    std::fs::write(&path, on_unix().listener("socket = { owner = \"0\" }").render(dir.path())).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-dataplane"));
+    command.args(["run", "-c"]).arg(&path);
+    if rustix::process::geteuid().is_root() {
+        chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let ended = match command.output() {
+        Ok(ended) => ended,
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "another user cannot start the program: {error}");
+            println!("skipped: another user cannot start the program: {error}");
+            return;
+        }
+    };
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.contains("may not give the socket to the user 0") && told.contains("CAP_CHOWN"), "{told}");
+    assert!(!dir.path().join("http.sock").exists() && !dir.path().join("admin.sock").exists());
 }
 
 #[test]

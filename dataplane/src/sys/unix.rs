@@ -115,8 +115,9 @@ impl Obstacle {
 pub(crate) fn listen(path: &Path, access: &SocketAccess, backlog: i32) -> io::Result<(OwnedFd, FileId)> {
     let owners = Owners::of(access)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
-    // The file gets the rights of the socket's own inode, less the umask (`unix_bind_bsd` of the kernel).
-    rustix::fs::fchmod(&socket, Mode::from_raw_mode(CLOSED))?;
+    // The file gets the rights of the socket's own inode, less the umask (`unix_bind_bsd` of the kernel). Where that does
+    // not work it looks more open for a moment, in which nobody can connect either.
+    let _ = rustix::fs::fchmod(&socket, Mode::from_raw_mode(CLOSED));
     bind(&socket, path)?;
     let file = FileId::at(path).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let listening = set_rights(path, file, access.mode, owners).and_then(|()| socket.listen(backlog));
