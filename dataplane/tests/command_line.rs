@@ -172,11 +172,12 @@ fn an_access_log_in_the_config_itself_is_a_mistake() {
 #[test]
 fn an_address_that_is_not_here_yet_is_bound_where_the_config_says_so() {
     let origin = story::origin();
-    let bind = vec!["127.0.0.1:0".to_owned(), format!("{NOT_HERE}:0")];
+    // The network of RFC 3849, for the other family.
+    let bind = ["127.0.0.1:0".to_owned(), format!("{NOT_HERE}:0"), "[2001:db8::9]:0".to_owned()].to_vec();
     let config = Config { bind, ..Config::to(origin.addr()) };
     let proxy = Proxy::start(&config.listener("socket = { freebind = true }"));
     let addresses = proxy.status()["listeners"][0]["addresses"].to_string();
-    assert!(addresses.contains(NOT_HERE), "{addresses}");
+    assert!(addresses.contains(NOT_HERE) && addresses.contains("[2001:db8::9]"), "{addresses}");
     assert_eq!(proxy.connect().get("/").response().0.status(), 200);
 }
 

@@ -234,11 +234,15 @@ fn a_name_that_nobody_knows_keeps_nothing_else_from_being_served() {
         );
         assert_eq!(warnings(&other), 2);
         assert_eq!((status_of(&proxy, "/"), status_of(&proxy, "/other/")), (200, 503), "{driver}");
-        assert_eq!(warnings(&config.clone().cluster("policy = \"round_robin\"")), 1);
+        // A cluster that has changed: the same name with another port is looked up by itself.
+        let changed = with_partner(&origin, port - 1, driver);
+        assert_eq!((warnings(&changed), warnings(&config)), (1, 1));
 
         hosts.say(&[address]);
         proxy.eventually("the name is there", |proxy| status_of(proxy, "/bytes/1KiB") == 200);
-        assert!(proxy.output().contains("the name is there now"), "{}", proxy.output());
+        let is_there =
+            |line: &str| line.contains("the name is there now") && line.contains("clusters=\"partner\"");
+        assert_eq!(proxy.output().lines().filter(|line| is_there(line)).count(), 1, "{}", proxy.output());
         assert_eq!(proxy.metric("millrace_endpoint_resolved", &[&labels]), 1);
         let shown = proxy.status()["clusters"][1]["endpoints"][0].clone();
         assert!(shown["unresolved"].is_null() && shown["address"] == format!("{address}:{port}"), "{shown}");

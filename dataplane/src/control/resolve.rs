@@ -54,6 +54,8 @@ struct Name {
     failure: Option<Failure>,
     /// When the look-up that is under way began: there is never more than one, since each takes a thread.
     asked: Option<Instant>,
+    /// The clusters that have it, for the log.
+    clusters: String,
     /// Zero as long as no config that has it was applied.
     refresh: Duration,
     due: Instant,
@@ -140,14 +142,16 @@ impl Resolver {
 
     /// `config` is live: its names are refreshed as it says, other names are forgotten.
     pub(crate) fn follow(&mut self, config: &Config) {
-        let mut wanted: HashMap<Host, Duration> = HashMap::new();
-        for (host, refresh) in hosts(config) {
-            let shortest = wanted.entry(host).or_insert(refresh);
-            *shortest = refresh.min(*shortest);
+        let mut wanted: HashMap<Host, Vec<&Cluster>> = HashMap::new();
+        for (host, cluster) in hosts(config) {
+            wanted.entry(host).or_default().push(cluster);
         }
         self.names.retain(|host, _| wanted.contains_key(host));
         for (host, name) in &mut self.names {
-            let refresh = wanted.get(host).copied().unwrap_or(SILENT_FOR);
+            let clusters = wanted.remove(host).unwrap_or_default();
+            let refresh = clusters.iter().map(|cluster| cluster.dns_refresh).min().unwrap_or_default();
+            let clusters: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+            name.clusters = clusters.join(", ");
             if refresh != name.refresh {
                 name.refresh = refresh;
                 name.due = Instant::now() + name.wait();
@@ -284,6 +288,7 @@ impl Name {
             addresses,
             failure: None,
             asked: None,
+            clusters: String::new(),
             refresh: Duration::ZERO,
             due: Instant::now(),
             retry: RETRY_AFTER,
@@ -292,20 +297,20 @@ impl Name {
 
     /// True when they are others than before.
     fn handle_addresses(&mut self, host: &Host, addresses: Vec<SocketAddr>) -> bool {
-        let failure = self.failure.take();
+        let (failure, clusters) = (self.failure.take(), &self.clusters);
         self.retry = RETRY_AFTER;
         if addresses == self.addresses {
             if failure.is_some() {
-                info!(name = host.0, "the name can be looked up again, its addresses are the same");
+                info!(name = host.0, clusters, "the name can be looked up again, its addresses are the same");
             }
             return false;
         }
         let before = std::mem::replace(&mut self.addresses, addresses);
         let addresses = &self.addresses;
         if !before.is_empty() {
-            info!(name = host.0, ?addresses, ?before, "the addresses of a name changed");
+            info!(name = host.0, clusters, ?addresses, ?before, "the addresses of a name changed");
         } else if failure.is_some() {
-            info!(name = host.0, ?addresses, "the name is there now: its endpoint is served");
+            info!(name = host.0, clusters, ?addresses, "the name is there now: its endpoint is served");
         }
         true
     }
@@ -315,10 +320,11 @@ impl Name {
     fn fail(&mut self, host: &Host, error: String) {
         let is_resolved = !self.addresses.is_empty();
         let is_first = self.failure.is_none();
+        let (clusters, addresses) = (&self.clusters, &self.addresses);
         if is_resolved && is_first {
-            warn!(name = host.0, error, addresses = ?self.addresses, "a look-up failed, the last good answer stays");
+            warn!(name = host.0, clusters, error, ?addresses, "a look-up failed, the last good answer stays");
         } else {
-            debug!(name = host.0, error, "a look-up failed");
+            debug!(name = host.0, clusters, error, "a look-up failed");
         }
         let since = self.failure.take().map_or_else(SystemTime::now, |failure| failure.since);
         self.failure = Some(Failure { error, since });
@@ -348,10 +354,11 @@ fn host_of(address: &Address) -> Option<Host> {
     }
 }
 
-fn hosts(config: &Config) -> impl Iterator<Item = (Host, Duration)> {
+/// Each name with each cluster that has it.
+fn hosts(config: &Config) -> impl Iterator<Item = (Host, &Cluster)> {
     config.clusters.iter().flat_map(|cluster| {
         let hosts = cluster.endpoints.iter().filter_map(|endpoint| host_of(&endpoint.address));
-        hosts.map(|host| (host, cluster.dns_refresh))
+        hosts.map(move |host| (host, cluster))
     })
 }
 
