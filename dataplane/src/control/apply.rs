@@ -236,9 +236,6 @@ impl Applier {
 
     /// What came of a look-up. Other addresses than before are served at once, as the same generation.
     pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<SocketAddr>>) {
-        if answer.is_err() {
-            self.node.count_name_failure();
-        }
         let is_changed = self.resolver.handle_answer(host, answer);
         self.tell_names();
         let Some(applied) = self.node.applied().filter(|_| is_changed) else { return };
@@ -253,7 +250,8 @@ impl Applier {
     /// What is known of the names of the live config goes where `/status` and the metrics read it.
     fn tell_names(&self) {
         if let Some(applied) = self.node.applied() {
-            self.node.set_names(self.resolver.named_endpoints(&applied.live.snapshot.config));
+            let names = self.resolver.named_endpoints(&applied.live.snapshot.config);
+            self.node.set_names(names, self.resolver.failures());
         }
     }
 

@@ -151,13 +151,9 @@ impl Node {
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a look-up that failed.
-    pub(crate) fn count_name_failure(&self) {
-        self.name_failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// From now on this is known of the names in the served config.
-    pub(crate) fn set_names(&self, names: Vec<NamedEndpoint>) {
+    /// From now on this is known of the names in the served config, and so many look-ups have failed.
+    pub(crate) fn set_names(&self, names: Vec<NamedEndpoint>, failures: u64) {
+        self.name_failures.store(failures, Ordering::Relaxed);
         self.served().names = names;
     }
 

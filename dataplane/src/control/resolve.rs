@@ -41,6 +41,8 @@ pub(crate) type Answered = (Host, io::Result<Vec<SocketAddr>>);
 #[derive(Debug)]
 pub(crate) struct Resolver {
     names: HashMap<Host, Name>,
+    /// Look-ups that failed.
+    failures: u64,
     /// Lent to look-ups.
     answer_to: mpsc::Sender<Answered>,
     answers: mpsc::Receiver<Answered>,
@@ -101,13 +103,18 @@ impl Resolver {
     pub(crate) fn new(known: Vec<(Host, Vec<SocketAddr>)>) -> Self {
         let (answer_to, answers) = mpsc::channel(ANSWERS_MAX);
         let names = known.into_iter().map(|(host, addresses)| (host, Name::new(addresses))).collect();
-        Resolver { names, answer_to, answers }
+        Resolver { names, failures: 0, answer_to, answers }
     }
 
     /// The last good answers.
     pub(crate) fn known(&self) -> Vec<(Host, Vec<SocketAddr>)> {
         let names = self.names.iter().filter(|(_, name)| !name.addresses.is_empty());
         names.map(|(host, name)| (host.clone(), name.addresses.clone())).collect()
+    }
+
+    /// How many look-ups have failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// Looks up the names of `config` that are new, all at once, and waits a moment for the answers. One that comes later
@@ -197,6 +204,7 @@ impl Resolver {
         match answer {
             Ok(addresses) => name.handle_addresses(host, addresses) && !name.refresh.is_zero(),
             Err(error) => {
+                self.failures += 1;
                 name.fail(host, error.to_string());
                 false
             }
