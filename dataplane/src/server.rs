@@ -51,7 +51,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// What is wrong, as `file:line:column`, for people.
 pub fn check(path: &Path) -> Result<Vec<String>, Failure> {
-    let config = parse(path, &read(path)?)?;
+    let text = read(path)?;
+    let config = parse(path, &text)?;
+    control::keep_log_out_of_config(path, &text, &config)?;
     Ok(control::warnings(&config))
 }
 

@@ -162,9 +162,11 @@ fn an_access_log_in_the_config_itself_is_a_mistake() {
     std::os::unix::fs::symlink(dir.path().join("edge.toml"), &linked).unwrap();
     for path in [dir.path().join("edge.toml"), linked] {
         let config = Config { log: format!("access = \"{}\"\n", path.display()), ..good() };
-        let ended = run("run", &config, dir.path());
-        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
-        assert!(ended.stderr.contains("is the file of this config"), "{}", ended.stderr);
+        for subcommand in ["run", "check"] {
+            let ended = run(subcommand, &config, dir.path());
+            assert_eq!(ended.code, Some(2), "{subcommand}: {}", ended.stderr);
+            assert!(ended.stderr.contains("is the file of this config"), "{}", ended.stderr);
+        }
         assert_eq!(std::fs::read_to_string(dir.path().join("edge.toml")).unwrap(), config.render(dir.path()));
     }
 }

@@ -390,6 +390,14 @@ async fn first_config(
     }
 }
 
+/// Refuses an access log that would be written into the config's own file at `path`.
+pub(crate) fn keep_log_out_of_config(path: &Path, text: &str, config: &Config) -> Result<(), Failure> {
+    if access_log::is_at(&config.log.access, path) {
+        return Err(first_refused(&surroundings::log_into_config(text, config), path, text));
+    }
+    Ok(())
+}
+
 fn first_refused(refusal: &Refusal, path: &Path, text: &str) -> Failure {
     let rendered = refusal.render(&name(path), text, false);
     if refusal.cause().may_pass() { Failure::Failed(rendered) } else { Failure::Unusable(rendered) }
