@@ -1,6 +1,6 @@
 //! The life of a data plane's process, from its config file to its end; and the commands that need no process.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,7 +39,11 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| failed("the control thread", &error))?;
-    runtime.block_on(control::run(Start { path: path.to_owned(), text, config, node, origin, inheritance }))
+    let start = Start { path: path.to_owned(), text, config, node, origin, inheritance };
+    let result = runtime.block_on(control::run(start));
+    // A look-up that the resolver leaves without an answer must not keep the process from ending.
+    runtime.shutdown_background();
+    result
 }
 
 /// Checks the config at `path`; returns what is allowed in it but probably not meant, one sentence each.
@@ -47,7 +51,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// What is wrong, as `file:line:column`, for people.
 pub fn check(path: &Path) -> Result<Vec<String>, Failure> {
-    let config = parse(path, &read(path)?)?;
+    let text = read(path)?;
+    let config = parse(path, &text)?;
+    control::keep_log_out_of_config(path, &text, &config)?;
     Ok(control::warnings(&config))
 }
 
@@ -63,8 +69,18 @@ pub fn examine(path: Option<&Path>) -> Result<Report, Failure> {
 
 fn read(path: &Path) -> Result<String, Failure> {
     let name = control::name(path);
-    let bytes = std::fs::read(path)
-        .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))?;
+    let bytes = std::fs::read(path).map_err(|error| {
+        let message = format!("{}: cannot be read: {error}\n", path.display());
+        // A wrong path, or a file that is not this user's.
+        let is_for_good = matches!(
+            error.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::PermissionDenied
+        );
+        if is_for_good { Failure::Unusable(message) } else { Failure::Failed(message) }
+    })?;
     proto::config::decode(bytes)
         .map_err(|errors| Failure::Unusable(errors.render(&name, "", io::stderr().is_terminal())))
 }

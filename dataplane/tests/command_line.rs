@@ -150,8 +150,94 @@ fn unusable_arguments_exit_with_2() {
     assert!(missing.contains("/no/such/file.toml"), "{missing}");
 }
 
+/// An address of a network for examples (RFC 5737): no host has it.
+const NOT_HERE: &str = "203.0.113.9";
+
 #[test]
-fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
+fn what_may_pass_exits_with_1_so_that_the_service_is_tried_again() {
+    let taken = Refusing::new().listen();
+    let taken = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("not-mounted");
+    let fifo = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let bound = |address: &str| Config { bind: vec![address.to_owned()], ..good() };
+    let logged = |path: &Path| Config { log: format!("access = \"{}\"\n", path.display()), ..good() };
+    let elsewhere = format!("unix:{}", folder.join("http.sock").display());
+    // The value at fault, and a word of the help.
+    let cases = [
+        (bound(&taken), taken.clone(), "ss -ltnp"),
+        (bound(&format!("{NOT_HERE}:8080")), format!("{NOT_HERE}:8080"), "freebind"),
+        (bound(&elsewhere), elsewhere.clone(), "mkdir -p"),
+        (logged(&folder.join("access.log")), folder.join("access.log").display().to_string(), "stdout"),
+        (logged(&fifo), fifo.display().to_string(), "stdout"),
+        (logged(dir.path()), dir.path().display().to_string(), "stdout"),
+    ];
+    for (config, value, help) in cases {
+        let ended = run("run", &config, dir.path());
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert_eq!(
+            place(&ended.stderr),
+            place_of(&format!("\"{value}\""), &config, dir.path()),
+            "{}",
+            ended.stderr
+        );
+        assert!(ended.stderr.contains(help), "{}", ended.stderr);
+        // Nothing was there before, and the config is good.
+        assert!(
+            !ended.stderr.contains("nothing has changed") && !ended.stderr.contains("refused"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn a_check_tells_what_stands_in_the_way_of_a_good_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("not-mounted");
+    let bind = vec![format!("unix:{}", folder.join("http.sock").display())];
+    let log = format!("access = \"{}\"\n", folder.join("access.log").display());
+    let ended = run("check", &Config { bind, log, ..good() }, dir.path());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout.matches("warning: ").count(), 2, "{}", ended.stdout);
+    for part in
+        ["http.sock: No such file", "mkdir -p", "access.log cannot be opened: its folder is not there"]
+    {
+        assert!(ended.stdout.contains(part), "no word of {part} in {}", ended.stdout);
+    }
+}
+
+#[test]
+fn an_access_log_in_the_config_itself_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let linked = dir.path().join("linked.log");
+    std::os::unix::fs::symlink(dir.path().join("edge.toml"), &linked).unwrap();
+    for path in [dir.path().join("edge.toml"), linked] {
+        let config = Config { log: format!("access = \"{}\"\n", path.display()), ..good() };
+        for subcommand in ["run", "check"] {
+            let ended = run(subcommand, &config, dir.path());
+            assert_eq!(ended.code, Some(2), "{subcommand}: {}", ended.stderr);
+            assert!(ended.stderr.contains("is the file of this config"), "{}", ended.stderr);
+        }
+        assert_eq!(std::fs::read_to_string(dir.path().join("edge.toml")).unwrap(), config.render(dir.path()));
+    }
+}
+
+#[test]
+fn an_address_that_is_not_here_yet_is_bound_where_the_config_says_so() {
+    let origin = story::origin();
+    // The network of RFC 3849, for the other family.
+    let bind = ["127.0.0.1:0".to_owned(), format!("{NOT_HERE}:0"), "[2001:db8::9]:0".to_owned()].to_vec();
+    let config = Config { bind, ..Config::to(origin.addr()) };
+    let proxy = Proxy::start(&config.listener("socket = { freebind = true }"));
+    let addresses = proxy.status()["listeners"][0]["addresses"].to_string();
+    assert!(addresses.contains(NOT_HERE) && addresses.contains("[2001:db8::9]"), "{addresses}");
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+}
+
+#[test]
+fn an_address_that_is_taken_exits_with_1_and_leaves_nothing() {
     let taken = Refusing::new().listen();
     let address = taken.local_addr().unwrap().to_string();
     let dir = tempfile::tempdir().unwrap();
@@ -159,7 +245,7 @@ fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
     let bind = vec![format!("unix:{}", free.display()), address.clone()];
     let config = Config { bind, ..good() };
     let ended = run("run", &config, dir.path());
-    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert_eq!(
         place(&ended.stderr),
         place_of(&format!("\"{address}\""), &config, dir.path()),

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::config::{
-    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, ConfigErrors, Driver, Endpoint,
-    HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern, Limits, Listener,
-    ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route, Runtime,
-    SocketOptions, TcpKeepalive, Timeouts,
+    AccessLog, Account, Address, Admin, Bind, Cluster, ClusterProtocol, Config, ConfigErrors, Driver,
+    Endpoint, HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern, Limits,
+    Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route, Runtime,
+    SocketAccess, SocketOptions, TcpKeepalive, Timeouts,
 };
 
 const MINIMAL: &str = include_str!("config/accepted/minimal.toml");
@@ -51,6 +51,13 @@ fn minimal_means_the_defaults() {
 }
 
 #[test]
+fn unix_sockets_of_listeners_are_open_and_the_admin_socket_is_closed() {
+    let config = parse(MINIMAL).unwrap();
+    assert_eq!(config.listeners[0].socket.access, SocketAccess { mode: 0o666, owner: None, group: None });
+    assert_eq!(config.admin.access, SocketAccess { mode: 0o600, owner: None, group: None });
+}
+
+#[test]
 fn node_is_named_after_the_host_unless_named() {
     assert_eq!(parse(MINIMAL).unwrap().node.id, "test-host");
     assert_eq!(Config::parse(MINIMAL, &|_| None, "").unwrap().node.id, "localhost");
@@ -63,7 +70,12 @@ fn everything_arrives_where_it_belongs() {
     assert_eq!(config.node, Node { id: "hk-node-1".into(), role: Role::Core, region: "hk".into() });
     assert_eq!(config.runtime, Runtime { workers: 4, driver: Driver::IoUring });
     let socket = Some("/run/millrace/dataplane.sock".into());
-    assert_eq!(config.admin, Admin { listen: Some(addr("127.0.0.1:9191")), socket });
+    let access = SocketAccess {
+        mode: 0o660,
+        owner: Some(Account::Id(1000)),
+        group: Some(Account::Name("millrace".into())),
+    };
+    assert_eq!(config.admin, Admin { listen: Some(addr("127.0.0.1:9191")), socket, access });
     let access = AccessLog::File("/var/log/millrace/access.log".into());
     assert_eq!(config.log, Log { level: LogLevel::Debug, access });
     let limits = Limits {
@@ -107,6 +119,12 @@ fn full_listener() -> Listener {
             defer_accept: Some(secs(10)),
             backlog: 1024,
             shared: true,
+            freebind: true,
+            access: SocketAccess {
+                mode: 0o660,
+                owner: Some(Account::Name("www-data".into())),
+                group: Some(Account::Id(33)),
+            },
         },
     }
 }

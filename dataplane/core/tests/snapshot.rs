@@ -15,7 +15,7 @@ use dataplane_core::snapshot::{
 use proto::config::{
     AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HeaderRules,
     HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries,
-    Role, Route, Runtime, SocketOptions, Timeouts,
+    Role, Route, Runtime, SocketAccess, SocketOptions, Timeouts,
 };
 
 const WORKERS: usize = 2;
@@ -330,7 +330,7 @@ fn config() -> Config {
     Config {
         node: Node { id: "n".into(), role: Role::Edge, region: String::new() },
         runtime: Runtime { workers: WORKERS, driver: Driver::Auto },
-        admin: Admin { listen: None, socket: None },
+        admin: Admin { listen: None, socket: None, access: SocketAccess::admin() },
         log: Log { level: LogLevel::Info, access: AccessLog::Off },
         limits: Limits {
             connections: 10,
@@ -406,5 +406,7 @@ fn socket() -> SocketOptions {
         defer_accept: None,
         backlog: 128,
         shared: false,
+        freebind: false,
+        access: SocketAccess::listener(),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proto::config::AccessLog as Target;
+use rustix::fs::OFlags;
 use tracing::warn;
 
 use crate::metrics::access::AccessLog;
@@ -46,6 +47,13 @@ pub(crate) fn open(target: &Target) -> io::Result<Option<Destination>> {
         Target::Stdout => Some(Destination::Stdout),
         Target::File(path) => Some(Destination::File { path: path.clone(), file: append_to(path)? }),
     })
+}
+
+/// Whether the log would be written into this file, whatever names both have.
+pub(crate) fn is_at(target: &Target, file: &Path) -> bool {
+    let Target::File(path) = target else { return false };
+    let (log, file) = (identity(std::fs::metadata(path)), identity(std::fs::metadata(file)));
+    log.is_some() && log == file
 }
 
 /// The queue and the thread that empties it. Dropped, it writes what waits and ends.
@@ -182,8 +190,16 @@ impl Out {
     }
 }
 
+/// Whoever applies a config must not wait here, as an open would for somebody who reads a FIFO.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let opened = OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => io::Error::new(error.kind(), "it is a FIFO that nobody reads, or a socket"),
+        _ => error,
+    })?;
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn identity(metadata: io::Result<std::fs::Metadata>) -> Option<(u64, u64)> {

@@ -3,11 +3,9 @@
 //! It reads the node and sends wishes to the control loop, which answers when they are done. It has no login: the TCP
 //! address is this host's by default, and the Unix socket is its user's.
 
-use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,18 +16,20 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use proto::config::{Admin, TEXT_BYTES_MAX};
+use proto::config::{Admin, SocketAccess, TEXT_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::json;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 
 use super::apply::{self, Outcome};
 use super::log;
 use super::node::Node;
 use super::refusal::{Cause, Refusal};
 use super::status;
+use super::surroundings;
 use crate::metrics;
+use crate::sys::unix::{self, FileId};
 
 /// What the control loop is asked for over the API.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ async fn check_config(body: Body) -> Response {
         Err(refused) => return refused,
     };
     match apply::read(&text) {
-        Ok(config) => Json(json!({ "warnings": apply::warnings(&config) })).into_response(),
+        Ok(config) => Json(json!({ "warnings": surroundings::warnings(&config) })).into_response(),
         Err(refusal) => refused(&refusal),
     }
 }
@@ -201,7 +201,7 @@ async fn text_of(body: Body) -> Result<String, Response> {
 
 fn refused(refusal: &Refusal) -> Response {
     let status = match refusal.cause() {
-        Cause::Invalid | Cause::Unusable | Cause::Unresolved => StatusCode::UNPROCESSABLE_ENTITY,
+        Cause::Invalid | Cause::Address | Cause::AccessLog => StatusCode::UNPROCESSABLE_ENTITY,
         Cause::Busy => StatusCode::CONFLICT,
     };
     (status, Json(refusal)).into_response()
@@ -214,7 +214,9 @@ fn stopping() -> Response {
 /// The shape of every refusal of this API.
 fn refuse(status: StatusCode, message: &str) -> Response {
     let error = json!({ "path": "", "line": 1, "column": 1, "message": message, "help": null });
-    (status, Json(json!({ "errors": [error] }))).into_response()
+    let is_busy = status == StatusCode::SERVICE_UNAVAILABLE;
+    let code = if is_busy { Cause::Busy.code() } else { "request_invalid" };
+    (status, Json(json!({ "errors": [error], "code": code, "retry": is_busy }))).into_response()
 }
 
 /// The sockets that the API listens on.
@@ -223,7 +225,20 @@ pub(crate) struct AdminSockets {
     /// On `admin.listen`.
     pub(crate) tcp: Option<(SocketAddr, OwnedFd)>,
     /// On `admin.socket`.
-    pub(crate) unix: Option<(PathBuf, OwnedFd)>,
+    pub(crate) unix: Option<AdminUnix>,
+}
+
+/// The socket on `admin.socket`.
+#[derive(Debug)]
+pub(crate) struct AdminUnix {
+    /// As configured.
+    pub(crate) path: PathBuf,
+    /// It listens.
+    pub(crate) socket: OwnedFd,
+    /// Its file, as it was made when the socket was bound.
+    pub(crate) file: Option<FileId>,
+    /// Another process bound it, which may still listen there.
+    pub(crate) is_inherited: bool,
 }
 
 /// An admin address that cannot be bound.
@@ -244,8 +259,8 @@ impl AdminFailure {
         let value = address.to_string();
         let value = value.strip_prefix("unix:").unwrap_or(&value);
         let message = format!("the admin API cannot be bound to {value}: {error}");
-        let help = apply::bind_help(address, error);
-        Refusal::at(Cause::Unusable, text, (*key).to_owned(), value, message, &help)
+        let help = surroundings::bind_help(address, error);
+        Refusal::at(Cause::Address, text, (*key).to_owned(), value, message, &help)
     }
 }
 
@@ -261,16 +276,24 @@ impl AdminSockets {
                 AdminFailure { key: "admin.listen", address: proto::config::Bind::Tcp(address), error }
             }),
         });
-        let unix = config.socket.clone().map(|path| match inherited.unix {
-            Some((of, socket)) if of == path => Ok((path, socket)),
-            Some(_) | None => match bind_unix(&path) {
-                Ok(socket) => Ok((path, socket)),
-                Err(error) => {
-                    Err(AdminFailure { key: "admin.socket", address: proto::config::Bind::Unix(path), error })
-                }
-            },
+        let unix = config.socket.as_ref().map(|path| {
+            bind_unix(path, &config.access, inherited.unix).map_err(|error| AdminFailure {
+                key: "admin.socket",
+                address: proto::config::Bind::Unix(path.clone()),
+                error,
+            })
         });
         Ok(AdminSockets { tcp: tcp.transpose()?, unix: unix.transpose()? })
+    }
+
+    /// Gives the Unix socket's file the rights that the config says now. Its path changes at the next start only.
+    pub(crate) fn follow(&self, config: &Admin) {
+        let Some(AdminUnix { path, file: Some(file), .. }) = &self.unix else { return };
+        if config.socket.as_ref() == Some(path)
+            && let Err(error) = unix::set_access(path, *file, &config.access)
+        {
+            warn!(path = %path.display(), %error, "the admin socket keeps its old permissions");
+        }
     }
 
     /// Serves on all of them in tasks of their own, until `end` says so or its sender is gone; requests that are being
@@ -284,7 +307,7 @@ impl AdminSockets {
             let serving = axum::serve(tokio::net::TcpListener::from_std(socket)?, router.clone());
             tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
         }
-        if let Some((_, socket)) = &self.unix {
+        if let Some(AdminUnix { socket, .. }) = &self.unix {
             let socket = std::os::unix::net::UnixListener::from(socket.try_clone()?);
             let serving = axum::serve(tokio::net::UnixListener::from_std(socket)?, router.clone());
             tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
@@ -294,8 +317,15 @@ impl AdminSockets {
 
     /// Removes the Unix socket's file, unless another process listens there now: the caller knows.
     pub(crate) fn unlink(&self) {
-        if let Some((path, _)) = &self.unix {
-            super::sockets::unlink_socket(path);
+        if let Some(AdminUnix { path, file: Some(file), .. }) = &self.unix {
+            unix::remove(path, *file);
+        }
+    }
+
+    /// As [`AdminSockets::unlink`], for a socket that this process has bound itself.
+    pub(crate) fn unlink_own(&self) {
+        if self.unix.as_ref().is_some_and(|unix| !unix.is_inherited) {
+            self.unlink();
         }
     }
 }
@@ -311,21 +341,14 @@ fn bind_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
-/// Binds the path, replacing a file that no process listens on. Nobody but this user may connect, from the first moment:
-/// the mode is set before the socket listens.
-fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
+/// Takes the previous process's socket where it is at this path, else binds it anew.
+fn bind_unix(path: &Path, access: &SocketAccess, inherited: Option<AdminUnix>) -> io::Result<AdminUnix> {
+    if let Some(inherited) = inherited.filter(|inherited| inherited.path == path) {
+        unix::try_access(access)?;
+        return Ok(inherited);
     }
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    socket.listen(ADMIN_BACKLOG)?;
-    Ok(socket.into())
+    let (socket, file) = unix::listen(path, access, ADMIN_BACKLOG)?;
+    Ok(AdminUnix { path: path.to_owned(), socket, file: Some(file), is_inherited: false })
 }
 
 /// A handful of operators and scrapers.

@@ -1,28 +1,33 @@
 //! How a config becomes live: one path, whoever asks.
 //!
 //! ```text
-//! text → Config → names resolved → access log opened → new addresses bound      any failure: refused, nothing changed
+//! text → Config → names asked → access log opened → new addresses bound         any failure: refused, nothing changed
 //!      → Snapshot → to every worker → sockets lent and closed → probes follow   nothing fails any more
 //! ```
+//! A name that is not answered refuses nothing: its endpoint has no address until it is.
+//!
 //! It decides nothing about when: the control loop calls it, one config at a time.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataplane_core::snapshot::{Snapshot, diff};
 use dataplane_core::stats::Gauge;
-use proto::config::{Bind, Config};
+use proto::config::{Admin, Config};
 use tracing::{info, warn};
 
 use super::access_log::{self, Destination, Writer};
 use super::doctor::files_needed;
 use super::node::{Applied, Node};
 use super::probe::Prober;
-use super::refusal::{Cause, Refusal};
-use super::resolve::{Host, Resolver, Unresolved};
-use super::sockets::{BindFailure, Change, Inherited, Open, Sockets};
+use super::refusal::Refusal;
+use super::resolve::{Answered, Host, NamedEndpoint, Resolver};
+use super::sockets::{Change, Inherited, Open, Sockets};
+use super::surroundings;
 use crate::protocol::Live;
-use crate::sys::files;
+use crate::sys::{files, unix};
 use crate::upstream::Shelves;
 use crate::worker::Order;
 
@@ -36,6 +41,8 @@ pub(crate) struct Applier {
     resolver: Resolver,
     prober: Prober,
     access: Option<Writer>,
+    /// The config's own file, which nothing may be written to.
+    config_file: PathBuf,
     /// The first config: what cannot be changed at run time is as it says.
     first: Option<Arc<Config>>,
 }
@@ -65,13 +72,6 @@ pub(crate) fn read(text: &str) -> Result<Config, Refusal> {
     Ok(Config::parse_with_process_env(text, &hostname())?)
 }
 
-/// What is allowed but probably not meant, on this host too.
-pub(crate) fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = config.warnings();
-    warnings.extend(unavailable_congestion(config));
-    warnings
-}
-
 impl Applier {
     /// For a node that has no config yet.
     pub(crate) fn new(node: Arc<Node>, inherited: Vec<Inherited>) -> Self {
@@ -80,11 +80,22 @@ impl Applier {
             node,
             sockets,
             inherited,
-            resolver: Resolver::default(),
+            resolver: Resolver::new(Vec::new()),
             prober: Prober::default(),
             access: None,
+            config_file: PathBuf::new(),
             first: None,
         }
+    }
+
+    /// With the last good answers of the process that this one takes over from.
+    pub(crate) fn knowing(self, names: Vec<(Host, Vec<SocketAddr>)>) -> Self {
+        Applier { resolver: Resolver::new(names), ..self }
+    }
+
+    /// Of a config that stands in this file.
+    pub(crate) fn of_file(self, config_file: PathBuf) -> Self {
+        Applier { config_file, ..self }
     }
 
     /// Applies a config, or changes nothing.
@@ -101,7 +112,10 @@ impl Applier {
             }
             Err(refusal) => {
                 self.node.count_refusal();
-                warn!(reason = refusal.summary(), "config refused, nothing has changed");
+                // At a start there is nothing that could have changed, and the end of the process says why.
+                if self.node.applied().is_some() {
+                    warn!(reason = refusal.summary(), "config refused, nothing has changed");
+                }
             }
         }
         result
@@ -109,14 +123,12 @@ impl Applier {
 
     async fn try_apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
         let config = Arc::new(read(text)?);
-        self.resolver
-            .learn(&config)
-            .await
-            .map_err(|unresolved| unresolved_name(text, &config, unresolved))?;
+        self.resolver.learn(&config).await;
         let before = self.node.applied();
         let before = before.as_ref().map(|applied| applied.live.snapshot.as_ref());
         let prepared = self.prepare(text, config, before.map(|snapshot| snapshot.config.as_ref()))?;
-        let mut warnings = warnings(&prepared.config);
+        let mut warnings = surroundings::warnings(&prepared.config);
+        warnings.extend(self.resolver.named_endpoints(&prepared.config).iter().filter_map(without_address));
         warnings.extend(
             self.first.as_deref().map(|first| until_next_start(first, &prepared.config)).unwrap_or_default(),
         );
@@ -135,16 +147,22 @@ impl Applier {
         // A node that drains has no sockets: all of its listeners are bound anew.
         let bound = before.filter(|_| !self.sockets.open().is_empty());
         let plan = diff(bound, &config);
+        if access_log::is_at(&config.log.access, &self.config_file) {
+            return Err(surroundings::log_into_config(text, &config));
+        }
+        try_admin_access(&config.admin)
+            .map_err(|(path, error)| surroundings::unusable_admin_access(text, path, &error))?;
         let same_log = before.is_some_and(|before| before.log.access == config.log.access);
         let destination = if same_log {
             None
         } else {
-            access_log::open(&config.log.access).map_err(|error| unusable_log(text, &config, &error))?
+            access_log::open(&config.log.access)
+                .map_err(|error| surroundings::unusable_log(text, &config, &error))?
         };
         let change = self
             .sockets
             .prepare(&plan.listeners, &config, &mut self.inherited)
-            .map_err(|failure| unbound(text, &config, &failure))?;
+            .map_err(|failure| surroundings::unbound(text, &config, &failure))?;
         Ok(Prepared { config, change, destination })
     }
 
@@ -156,7 +174,8 @@ impl Applier {
         before: Option<&Snapshot>,
     ) -> Result<(), Refusal> {
         let Prepared { config, change, destination } = prepared;
-        self.follow_log(&config, destination).map_err(|error| unusable_log(text, &config, &error))?;
+        self.follow_log(&config, destination)
+            .map_err(|error| surroundings::unusable_log(text, &config, &error))?;
         if before.is_none_or(|before| before.config.log.level != config.log.level) {
             self.node.log.set(config.log.level);
         }
@@ -171,6 +190,7 @@ impl Applier {
         self.inherited.clear();
         self.prober.follow(&live.snapshot);
         self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound() });
+        self.tell_names();
         Ok(())
     }
 
@@ -203,23 +223,41 @@ impl Applier {
         Arc::new(Live { snapshot, shelves, access, exchanges })
     }
 
-    /// Names that are to be looked up again now.
-    pub(crate) fn take_due_names(&mut self) -> Vec<Host> {
-        self.resolver.take_due()
+    /// Begins to look up the names that are due.
+    pub(crate) fn look_up_due_names(&mut self) {
+        self.resolver.look_up_due();
+        self.tell_names();
+    }
+
+    /// Waits for the next look-up to end.
+    pub(crate) async fn next_answer(&mut self) -> Answered {
+        self.resolver.next_answer().await
     }
 
     /// What came of a look-up. Other addresses than before are served at once, as the same generation.
-    pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<std::net::SocketAddr>>) {
-        if !self.resolver.handle_answer(host, answer) {
-            return;
-        }
-        let Some(applied) = self.node.applied() else { return };
+    pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<SocketAddr>>) {
+        let is_changed = self.resolver.handle_answer(host, answer);
+        self.tell_names();
+        let Some(applied) = self.node.applied().filter(|_| is_changed) else { return };
         let before = &applied.live.snapshot;
         let live = self.build(Arc::clone(&before.config), before.generation, Some(before));
         self.node.workers.post_all(|| Order::Apply(Arc::clone(&live)));
         self.prober.follow(&live.snapshot);
         let (text, bound) = (Arc::clone(&applied.text), applied.bound.clone());
         self.node.serve(Applied { live, text, bound });
+    }
+
+    /// What is known of the names of the live config goes where `/status` and the metrics read it.
+    fn tell_names(&self) {
+        if let Some(applied) = self.node.applied() {
+            let names = self.resolver.named_endpoints(&applied.live.snapshot.config);
+            self.node.set_names(names, self.resolver.failures());
+        }
+    }
+
+    /// The last good answers, for a process that takes over.
+    pub(crate) fn known_names(&self) -> Vec<(Host, Vec<SocketAddr>)> {
+        self.resolver.known()
     }
 
     /// Gives a worker that was started again all that it has lost.
@@ -279,83 +317,30 @@ pub(crate) fn hostname() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
-fn unresolved_name(text: &str, config: &Config, unresolved: Unresolved) -> Refusal {
-    let Unresolved { host: (name, port), error } = unresolved;
-    let value = format!("{name}:{port}");
-    let place = config.clusters.iter().enumerate().find_map(|(cluster, of)| {
-        let endpoint = of.endpoints.iter().position(|endpoint| endpoint.address.to_string() == value)?;
-        Some(format!("clusters[{cluster}].endpoints[{endpoint}].address"))
-    });
-    let help = "check the name with `getent ahosts`, or write an IP address";
-    let message = format!("the name {name} cannot be resolved: {error}");
-    Refusal::at(Cause::Unresolved, text, place.unwrap_or_default(), &value, message, help)
+fn without_address(named: &NamedEndpoint) -> Option<String> {
+    let NamedEndpoint { cluster, endpoint, unresolved, .. } = named;
+    let error = &unresolved.as_ref()?.error;
+    Some(format!(
+        "the cluster \"{cluster}\" has no address for {endpoint}: {error}. It goes without until the name is there \
+         (`getent ahosts` asks for it, too)"
+    ))
 }
 
-fn unusable_log(text: &str, config: &Config, error: &std::io::Error) -> Refusal {
-    let value = match &config.log.access {
-        proto::config::AccessLog::File(path) => path.display().to_string(),
-        proto::config::AccessLog::Stdout => "stdout".to_owned(),
-        proto::config::AccessLog::Off => "off".to_owned(),
-    };
-    let message = format!("the access log {value} cannot be opened: {error}");
-    let help = "write a file in a folder that this user may write to, \"stdout\" or \"off\"";
-    Refusal::at(Cause::Unusable, text, "log.access".to_owned(), &value, message, help)
-}
-
-fn unbound(text: &str, config: &Config, failure: &BindFailure) -> Refusal {
-    let BindFailure { at, error } = failure;
-    let place = config.listeners.iter().position(|listener| listener.name == at.listener);
-    let path = place.map_or_else(String::new, |place| format!("listeners[{place}].bind"));
-    let message = format!("the listener \"{}\" cannot be bound to {}: {error}", at.listener, at.bind);
-    Refusal::at(Cause::Unusable, text, path, &at.bind.to_string(), message, &bind_help(&at.bind, error))
-}
-
-/// What to do about an address that cannot be bound.
-pub(crate) fn bind_help(bind: &Bind, error: &std::io::Error) -> String {
-    let in_use = match bind {
-        Bind::Tcp(address) => format!("`ss -ltnp 'sport = :{}'` shows who has it", address.port()),
-        Bind::Unix(path) => format!("`ss -lxp src {}` shows who has it", path.display()),
-    };
-    let kind = error.kind();
-    if kind == std::io::ErrorKind::AddrInUse {
-        in_use
-    } else if kind == std::io::ErrorKind::PermissionDenied {
-        "ports below 1024 need CAP_NET_BIND_SERVICE, a path needs a folder that this user may write to"
-            .to_owned()
-    } else if kind == std::io::ErrorKind::AddrNotAvailable {
-        "the host does not have this address: see `ip address`".to_owned()
-    } else {
-        "write another address".to_owned()
-    }
+/// The admin socket's rights follow the config, unless its path is another one: then it does at the next start.
+fn try_admin_access(admin: &Admin) -> Result<(), (&Path, std::io::Error)> {
+    admin
+        .socket
+        .as_deref()
+        .map_or(Ok(()), |path| unix::try_access(&admin.access).map_err(|error| (path, error)))
 }
 
 /// What a running process does not change.
 fn until_next_start(first: &Config, now: &Config) -> Vec<String> {
-    let sections = [("runtime", first.runtime != now.runtime), ("admin", first.admin != now.admin)];
+    let addresses = |admin: &Admin| (admin.listen, admin.socket.clone());
+    let is_admin_moved = addresses(&first.admin) != addresses(&now.admin);
+    let sections = [("runtime", first.runtime != now.runtime), ("admin", is_admin_moved)];
     let changed = sections.into_iter().filter(|(_, is_changed)| *is_changed);
     changed.map(|(section, _)| format!("[{section}] takes effect at the next start or upgrade")).collect()
-}
-
-/// Congestion control algorithms that the kernel does not have loaded: sockets keep its default then.
-fn unavailable_congestion(config: &Config) -> Vec<String> {
-    let Ok(available) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control") else {
-        return Vec::new();
-    };
-    let of_listeners = config.listeners.iter().map(|listener| ("listener", &listener.name, &listener.socket));
-    let of_clusters = config.clusters.iter().map(|cluster| ("cluster", &cluster.name, &cluster.socket));
-    of_listeners
-        .chain(of_clusters)
-        .filter_map(|(kind, name, socket)| {
-            let wanted = socket.congestion.as_deref()?;
-            let is_there = available.split_whitespace().any(|one| one == wanted);
-            (!is_there).then(|| {
-                format!(
-                    "the {kind} \"{name}\" wants the congestion control {wanted}, which this kernel does not have \
-                     loaded (`modprobe tcp_{wanted}`): its default is used"
-                )
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod resolve;
 mod signals;
 mod sockets;
 mod status;
+mod surroundings;
 mod systemd;
 mod upgrade;
 
@@ -31,13 +32,13 @@ use tracing::{error, info, warn};
 
 use admin::{AdminSockets, Wish};
 use apply::Applier;
-use refusal::{Cause, Refusal};
-use resolve::Host;
+use refusal::Refusal;
 use signals::Signals;
 
-pub(crate) use apply::{hostname, warnings};
+pub(crate) use apply::hostname;
 pub(crate) use log::{LogSwitch, start as start_log};
 pub(crate) use node::Node;
+pub(crate) use surroundings::warnings;
 pub(crate) use upgrade::{Inheritance, Origin};
 
 /// How often it is looked whether workers have ended and names are due.
@@ -51,8 +52,6 @@ const DRAIN_AT_LEAST: Duration = Duration::from_millis(250);
 const DRAIN_IDLE_FOR: Duration = Duration::from_secs(5);
 /// How long workers may take to begin, and to end.
 const WORKERS_WITHIN: Duration = Duration::from_secs(5);
-/// Look-ups whose answers may wait for the loop.
-const ANSWERS_MAX: usize = 64;
 
 /// Why the data plane did not run, or stopped running.
 #[derive(Debug)]
@@ -99,9 +98,6 @@ struct Control {
     admin_end: watch::Sender<bool>,
     signals: Signals,
     wishes: mpsc::Receiver<Wish>,
-    answers: mpsc::Receiver<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
-    /// Lent to look-ups.
-    answer_to: mpsc::Sender<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
     /// A new process that is starting.
     upgrade: Option<JoinHandle<io::Result<()>>>,
     /// The config came over the API, so the file has another one.
@@ -122,14 +118,15 @@ impl Control {
         let is_takeover = inheritance.is_some();
         let is_from_api = inheritance.config.is_some();
         await_workers(&node).await?;
-        let first = first_config(&node, &config, &text, &mut inheritance).await;
+        let first = first_config(&node, &path, &config, &text, &mut inheritance).await;
         let (admin, applier) = first.map_err(|refusal| first_refused(&refusal, &path, &text))?;
         let (admin_end, ended) = watch::channel(false);
         let (wish_to, wishes) = mpsc::channel(admin::WISHES_MAX);
-        let (answer_to, answers) = mpsc::channel(ANSWERS_MAX);
         admin
             .serve(&admin::router(Arc::clone(&node), wish_to), &ended)
             .map_err(|error| failed("the admin API cannot be served", &error))?;
+        // One that was inherited has the permissions that the old process gave it.
+        admin.follow(&config.admin);
         let watchdog = tokio::spawn(systemd::feed_watchdog(node.worker_stats.clone()));
         info!(
             pid = std::process::id(),
@@ -151,8 +148,6 @@ impl Control {
             admin_end,
             signals,
             wishes,
-            answers,
-            answer_to,
             upgrade: None,
             is_from_api,
             is_ending: false,
@@ -174,7 +169,7 @@ impl Control {
                     signals::Wish::Stop => return self.stop(true).await,
                 },
                 Some(wish) = self.wishes.recv() => self.grant(wish).await,
-                Some((host, answer)) = self.answers.recv() => self.applier.handle_answer(&host, answer),
+                (host, answer) = self.applier.next_answer() => self.applier.handle_answer(&host, answer),
                 outcome = finished(&mut self.upgrade) => {
                     self.upgrade = None;
                     match outcome {
@@ -188,7 +183,7 @@ impl Control {
                         self.stop(true).await?;
                         return Err(Failure::Failed("no worker is left: the log above says why".to_owned()));
                     }
-                    self.look_up_due_names();
+                    self.applier.look_up_due_names();
                 }
             }
         }
@@ -250,7 +245,11 @@ impl Control {
         if self.node.is_draining() {
             return Err(Refusal::busy("the node is draining"));
         }
-        self.applier.apply(text).await
+        let outcome = self.applier.apply(text).await?;
+        if let Some(applied) = self.node.applied() {
+            self.admin.follow(&applied.live.snapshot.config.admin);
+        }
+        Ok(outcome)
     }
 
     /// SIGUSR2.
@@ -261,7 +260,8 @@ impl Control {
         }
         let applied = self.node.applied();
         let text = applied.as_ref().filter(|_| self.is_from_api).map(|applied| applied.text.as_ref());
-        match self.origin.upgrade(self.applier.sockets(), &self.admin, text) {
+        let names = self.applier.known_names();
+        match self.origin.upgrade(self.applier.sockets(), &self.admin, text, &names) {
             Ok(mut upgrade) => {
                 info!(pid = upgrade.pid(), "a new process was started, and takes over when it serves");
                 self.upgrade = Some(tokio::spawn(async move { upgrade.ready().await }));
@@ -279,17 +279,6 @@ impl Control {
             }
         }
         self.restarts = restarts;
-    }
-
-    fn look_up_due_names(&mut self) {
-        for host in self.applier.take_due_names() {
-            let answer_to = self.answer_to.clone();
-            tokio::spawn(async move {
-                let answer = resolve::look_up(&host).await;
-                // Fails only when the loop has ended.
-                let _ = answer_to.send((host, answer)).await;
-            });
-        }
     }
 
     /// Lets exchanges finish, as long as the config says. `handed_over`: another process has the sockets.
@@ -384,32 +373,37 @@ async fn await_workers(node: &Node) -> Result<(), Failure> {
 /// Binds the admin API and applies the first config, or neither.
 async fn first_config(
     node: &Arc<Node>,
+    path: &Path,
     config: &Config,
     text: &str,
     inheritance: &mut Inheritance,
 ) -> Result<(AdminSockets, Applier), Refusal> {
     let inherited = std::mem::take(&mut inheritance.admin);
     let admin = AdminSockets::bind(&config.admin, inherited).map_err(|failure| failure.refusal(text))?;
-    let mut applier = Applier::new(Arc::clone(node), std::mem::take(&mut inheritance.listeners));
+    let mut applier = Applier::new(Arc::clone(node), std::mem::take(&mut inheritance.listeners))
+        .knowing(std::mem::take(&mut inheritance.names))
+        .of_file(path.to_owned());
     match applier.apply(text).await {
         Ok(_) => Ok((admin, applier)),
         Err(refusal) => {
             // The paths of a process that goes on are still its own.
-            if !inheritance.is_some() {
-                admin.unlink();
-            }
+            admin.unlink_own();
             Err(refusal)
         }
     }
 }
 
+/// Refuses an access log that would be written into the config's own file at `path`.
+pub(crate) fn keep_log_out_of_config(path: &Path, text: &str, config: &Config) -> Result<(), Failure> {
+    if access_log::is_at(&config.log.access, path) {
+        return Err(first_refused(&surroundings::log_into_config(text, config), path, text));
+    }
+    Ok(())
+}
+
 fn first_refused(refusal: &Refusal, path: &Path, text: &str) -> Failure {
     let rendered = refusal.render(&name(path), text, false);
-    match refusal.cause() {
-        Cause::Invalid | Cause::Unusable => Failure::Unusable(rendered),
-        // Another start may find a resolver that answers.
-        Cause::Unresolved | Cause::Busy => Failure::Failed(rendered),
-    }
+    if refusal.cause().may_pass() { Failure::Failed(rendered) } else { Failure::Unusable(rendered) }
 }
 
 fn failed(what: &str, error: &io::Error) -> Failure {

@@ -9,10 +9,11 @@ use dataplane_core::stats::WorkerStats;
 use proto::config::Bind;
 
 use super::log::LogSwitch;
+use super::resolve::NamedEndpoint;
 use crate::io::Mode;
 use crate::metrics::access::AccessLog;
 use crate::metrics::process::Process;
-use crate::metrics::{self, NodeFigures, Scrape};
+use crate::metrics::{self, Name, NodeFigures, Scrape};
 use crate::protocol::Live;
 use crate::worker::Workers;
 
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     draining: AtomicBool,
     applies: AtomicU64,
     refusals: AtomicU64,
+    name_failures: AtomicU64,
 }
 
 /// What is served now, and what was and is not yet through.
@@ -43,6 +45,8 @@ struct Served {
     earlier: Vec<Weak<Live>>,
     /// Queues of access logs there have been, for the count of what they dropped.
     access_logs: Vec<Arc<AccessLog>>,
+    /// What is known of the names in the served config.
+    names: Vec<NamedEndpoint>,
 }
 
 /// A config that is served, with what became of it.
@@ -115,6 +119,7 @@ impl Node {
             draining: AtomicBool::new(false),
             applies: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
+            name_failures: AtomicU64::new(0),
         }
     }
 
@@ -144,6 +149,17 @@ impl Node {
     /// Counts a config that was refused.
     pub(crate) fn count_refusal(&self) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on this is known of the names in the served config, and so many look-ups have failed.
+    pub(crate) fn set_names(&self, names: Vec<NamedEndpoint>, failures: u64) {
+        self.name_failures.store(failures, Ordering::Relaxed);
+        self.served().names = names;
+    }
+
+    /// What is known of the names in the served config.
+    pub(crate) fn names(&self) -> Vec<NamedEndpoint> {
+        self.served().names.clone()
     }
 
     /// The node takes no new connections from now on.
@@ -207,7 +223,17 @@ impl Node {
         let applied = self.applied();
         let snapshot = applied.as_ref().map(|applied| applied.live.snapshot.as_ref());
         let node = self.figures(snapshot.map_or(0, |snapshot| snapshot.generation));
-        metrics::render(&Scrape { snapshot, workers: &self.worker_stats, node, process: Process::now() })
+        let names = self.names();
+        let names: Vec<Name<'_>> = names
+            .iter()
+            .map(|named| Name {
+                cluster: &named.cluster,
+                endpoint: &named.endpoint,
+                is_resolved: named.unresolved.is_none(),
+            })
+            .collect();
+        let process = Process::now();
+        metrics::render(&Scrape { snapshot, workers: &self.worker_stats, names: &names, node, process })
     }
 
     fn figures(&self, generation: u64) -> NodeFigures {
@@ -223,6 +249,7 @@ impl Node {
             worker_panics: crate::io::panics(),
             worker_lost_wakes: crate::io::lost_wakes(),
             access_dropped,
+            name_failures: self.name_failures.load(Ordering::Relaxed),
         }
     }
 

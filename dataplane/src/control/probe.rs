@@ -199,7 +199,7 @@ mod tests {
              [[clusters]]\nname = \"c\"\nendpoints = [{{ address = \"127.0.0.1:{port}\" }}]\n{health}\n"
         );
         let config = Config::parse(&text, &|_| None, "node").unwrap();
-        let resolved = Resolver::default().endpoints(&config, &Default::default());
+        let resolved = Resolver::new(Vec::new()).endpoints(&config, &Default::default());
         Snapshot::build(Arc::new(config), 1, resolved, None, 1)
     }
 

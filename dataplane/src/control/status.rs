@@ -5,6 +5,7 @@ use dataplane_core::stats::{EndpointStats, WorkerStats};
 use serde::Serialize;
 
 use super::node::{Applied, Generation, Node};
+use super::resolve::{Failure, NamedEndpoint};
 use crate::metrics::process::Process;
 use crate::protocol::IDLE_CONNECTION_BYTES;
 
@@ -56,12 +57,22 @@ struct ClusterStatus {
 struct EndpointStatus {
     /// As configured.
     name: String,
-    /// As resolved.
-    address: String,
+    /// As resolved; null where there is none yet.
+    address: Option<String>,
     healthy: bool,
     weight: u32,
     streams: u64,
     idle_connections: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unresolved: Option<UnresolvedStatus>,
+}
+
+/// Why an endpoint that is given by name has no address.
+#[derive(Debug, Serialize)]
+struct UnresolvedStatus {
+    error: String,
+    /// In UTC (RFC 3339).
+    since: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +111,7 @@ pub(crate) fn of(node: &Node) -> Status {
     let applied = node.applied();
     let applied = applied.as_deref();
     let snapshot = applied.map(|applied| applied.live.snapshot.as_ref());
+    let names = node.names();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -118,7 +130,7 @@ pub(crate) fn of(node: &Node) -> Status {
         streams: node.streams(),
         listeners: applied.map(listeners).unwrap_or_default(),
         clusters: snapshot
-            .map(|snapshot| snapshot.clusters.iter().map(|cluster| cluster_status(cluster)).collect())
+            .map(|snapshot| snapshot.clusters.iter().map(|cluster| cluster_status(cluster, &names)).collect())
             .unwrap_or_default(),
         threads: threads(node),
         memory: memory(node),
@@ -138,12 +150,18 @@ fn listeners(applied: &Applied) -> Vec<ListenerStatus> {
     applied.live.snapshot.listeners.iter().map(status).collect()
 }
 
-fn cluster_status(cluster: &ClusterEntry) -> ClusterStatus {
+fn cluster_status(cluster: &ClusterEntry, names: &[NamedEndpoint]) -> ClusterStatus {
+    let named = names.iter().filter(|named| named.cluster == cluster.config.name);
     ClusterStatus {
         name: cluster.config.name.clone(),
         policy: cluster.config.policy.name(),
         protocol: cluster.config.protocol.name(),
-        endpoints: cluster.endpoints.iter().map(endpoint_status).collect(),
+        endpoints: cluster
+            .endpoints
+            .iter()
+            .map(endpoint_status)
+            .chain(named.filter_map(unresolved_status))
+            .collect(),
     }
 }
 
@@ -151,12 +169,29 @@ fn endpoint_status(endpoint: &EndpointEntry) -> EndpointStatus {
     let total = |figure: fn(&EndpointStats) -> u64| endpoint.stats.iter().map(|stats| figure(stats)).sum();
     EndpointStatus {
         name: endpoint.resolved.name.clone(),
-        address: endpoint.resolved.address.to_string(),
+        address: Some(endpoint.resolved.address.to_string()),
         healthy: endpoint.resolved.health.is_healthy(),
         weight: endpoint.resolved.weight,
         streams: total(|stats| stats.in_flight.value()),
         idle_connections: total(|stats| stats.pool_idle.value()),
+        unresolved: None,
     }
+}
+
+fn unresolved_status(named: &NamedEndpoint) -> Option<EndpointStatus> {
+    let Failure { error, since } = named.unresolved.clone()?;
+    Some(EndpointStatus {
+        name: named.endpoint.clone(),
+        address: None,
+        healthy: false,
+        weight: named.weight,
+        streams: 0,
+        idle_connections: 0,
+        unresolved: Some(UnresolvedStatus {
+            error,
+            since: humantime::format_rfc3339_seconds(since).to_string(),
+        }),
+    })
 }
 
 fn threads(node: &Node) -> Vec<ThreadStatus> {

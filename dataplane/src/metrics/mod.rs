@@ -26,10 +26,23 @@ pub(crate) struct Scrape<'a> {
     pub(crate) snapshot: Option<&'a Snapshot>,
     /// What each worker counts of itself.
     pub(crate) workers: &'a [Arc<WorkerStats>],
+    /// The endpoints that the served config has by name.
+    pub(crate) names: &'a [Name<'a>],
     /// What the control thread knows of the node.
     pub(crate) node: NodeFigures,
     /// What the kernel says of the process.
     pub(crate) process: Process,
+}
+
+/// An endpoint that the config has by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name<'a> {
+    /// The cluster's name.
+    pub(crate) cluster: &'a str,
+    /// As configured.
+    pub(crate) endpoint: &'a str,
+    /// Whether there is an address for it.
+    pub(crate) is_resolved: bool,
 }
 
 /// What the control thread counts itself.
@@ -55,6 +68,8 @@ pub(crate) struct NodeFigures {
     pub(crate) worker_lost_wakes: u64,
     /// Access log records that found the queue full, or could not be written.
     pub(crate) access_dropped: u64,
+    /// Look-ups of names that failed.
+    pub(crate) name_failures: u64,
 }
 
 /// The media type of [`render`]'s text.
@@ -69,7 +84,7 @@ pub(crate) fn render(scrape: &Scrape<'_>) -> String {
         listeners(&mut text, snapshot);
         routes(&mut text, snapshot);
         clusters(&mut text, snapshot);
-        endpoints(&mut text, snapshot);
+        endpoints(&mut text, snapshot, scrape.names);
     }
     text.into_string()
 }
@@ -138,7 +153,7 @@ fn clusters(text: &mut Text, snapshot: &Snapshot) {
     numbers(text, names::CLUSTER, &sums);
 }
 
-fn endpoints(text: &mut Text, snapshot: &Snapshot) {
+fn endpoints(text: &mut Text, snapshot: &Snapshot, names: &[Name<'_>]) {
     let entries = || {
         snapshot
             .clusters
@@ -159,6 +174,15 @@ fn endpoints(text: &mut Text, snapshot: &Snapshot) {
     let mut healthy = text.family(&names::ENDPOINT_HEALTHY);
     for ((_, entry), (labels, _)) in entries().zip(&labelled) {
         healthy.sample(labels, u64::from(entry.resolved.health.is_healthy()));
+    }
+    // An endpoint without an address takes no requests: an alert on clusters without a healthy endpoint must see it.
+    for name in names.iter().filter(|name| !name.is_resolved) {
+        healthy.sample(&[("cluster", name.cluster), ("endpoint", name.endpoint), ("address", "")], 0);
+    }
+    let mut resolved = text.family(&names::ENDPOINT_RESOLVED);
+    for name in names {
+        let labels = [("cluster", name.cluster), ("endpoint", name.endpoint)];
+        resolved.sample(&labels, u64::from(name.is_resolved));
     }
     numbers(text, names::ENDPOINT, &labelled);
 }

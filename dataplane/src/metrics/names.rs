@@ -75,6 +75,7 @@ mod tables {
     pub(in super::super) const REQUESTS: Metric = metric(Kind::Counter, "millrace_requests_total", "Ended requests by route.");
     pub(in super::super) const FAULTS: Metric = metric(Kind::Counter, "millrace_faults_total", "Requests that ended badly, by who is to blame and what happened.");
     pub(in super::super) const ENDPOINT_HEALTHY: Metric = metric(Kind::Gauge, "millrace_endpoint_healthy", "1 while requests may be sent to the endpoint.");
+    pub(in super::super) const ENDPOINT_RESOLVED: Metric = metric(Kind::Gauge, "millrace_endpoint_resolved", "1 while there is an address for the endpoint; endpoints that are given by name.");
 
     pub(in super::super) const NODE: &[Number<NodeFigures>] = &[
         gauge("millrace_config_generation", "Generation of the config that is served.", |node| node.generation),
@@ -87,6 +88,7 @@ mod tables {
         counter("millrace_worker_panics_total", "Panics that were caught on workers.", |node| node.worker_panics),
         counter("millrace_worker_lost_wakes_total", "Wakes of a worker's task on another thread, which woke nothing.", |node| node.worker_lost_wakes),
         counter("millrace_access_log_dropped_total", "Access log records that were not written.", |node| node.access_dropped),
+        counter("millrace_name_failures_total", "Look-ups of endpoints' names that failed.", |node| node.name_failures),
     ];
 
     pub(in super::super) const PROCESS: &[Number<Process>] = &[

@@ -34,7 +34,10 @@ fn snapshot(workers: usize) -> Snapshot {
 
 fn scrape(snapshot: &Snapshot) -> String {
     let node = NodeFigures { generation: snapshot.generation, ready: true, ..NodeFigures::default() };
-    render(&Scrape { snapshot: Some(snapshot), workers: &snapshot.workers, node, process: Process::now() })
+    let names = [("llm.internal:8000", true), ("gone.internal:8000", false)];
+    let names = names.map(|(endpoint, is_resolved)| Name { cluster: "llm", endpoint, is_resolved });
+    let (workers, process) = (&snapshot.workers, Process::now());
+    render(&Scrape { snapshot: Some(snapshot), workers, names: &names, node, process })
 }
 
 #[test]
@@ -68,11 +71,24 @@ fn an_unhealthy_endpoint_shows() {
 }
 
 #[test]
+fn an_endpoint_without_an_address_shows_as_one_that_takes_nothing() {
+    let text = scrape(&snapshot(1));
+    for line in [
+        "millrace_endpoint_resolved{cluster=\"llm\",endpoint=\"llm.internal:8000\"} 1",
+        "millrace_endpoint_resolved{cluster=\"llm\",endpoint=\"gone.internal:8000\"} 0",
+        "millrace_endpoint_healthy{cluster=\"llm\",endpoint=\"gone.internal:8000\",address=\"\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+}
+
+#[test]
 fn a_scrape_before_the_first_config_has_the_process_and_the_workers() {
     let workers = [Arc::new(WorkerStats::default())];
     let text = render(&Scrape {
         snapshot: None,
         workers: &workers,
+        names: &[],
         node: NodeFigures::default(),
         process: Process::now(),
     });

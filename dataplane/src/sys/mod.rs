@@ -3,6 +3,7 @@
 //! With `io/`, this is the only folder where `unsafe` may stand.
 #![allow(unsafe_code, reason = "the system calls below have no safe wrapper in the libraries that we use")]
 
+mod accounts;
 pub(crate) mod cpu;
 pub(crate) mod event;
 pub(crate) mod files;
@@ -11,3 +12,4 @@ pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod socket;
+pub(crate) mod unix;

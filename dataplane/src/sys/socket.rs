@@ -29,6 +29,7 @@ pub(crate) fn listen_tcp(address: SocketAddr, options: &SocketOptions) -> io::Re
         // `[::]` beside `0.0.0.0` must not clash: each address family is bound by its own line of the config.
         socket.set_only_v6(true)?;
     }
+    set_freebind(&socket, address, options)?;
     set_listener_options(&socket, options)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -66,20 +67,13 @@ pub(crate) fn retune_listener(socket: impl AsFd, options: &SocketOptions) -> io:
     Ok(rustix::net::listen(socket, backlog(options))?)
 }
 
-/// Opens a Unix listening socket. A stale file, left by a process that is gone, is replaced; a live one is not.
-pub(crate) fn listen_unix(path: &Path, options: &SocketOptions) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    socket.set_nonblocking(true)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
+/// Lets the socket be bound to an address that this host does not have (ip(7)), where the options say so.
+pub(crate) fn set_freebind(socket: &Socket, address: SocketAddr, options: &SocketOptions) -> io::Result<()> {
+    match address {
+        _ if !options.freebind => Ok(()),
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
     }
-    socket.listen(backlog(options))?;
-    Ok(socket.into())
 }
 
 /// The address a listening TCP socket got, with the port that the kernel chose where 0 was asked for.
@@ -207,7 +201,8 @@ fn set_options(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> 
     Ok(())
 }
 
-fn backlog(options: &SocketOptions) -> i32 {
+/// The length of the accept queue as listen(2) takes it.
+pub(crate) fn backlog(options: &SocketOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 

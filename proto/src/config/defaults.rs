@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Limits, Policy, Pool, Retries, SocketOptions, TcpKeepalive, Timeouts};
+use super::{Limits, Policy, Pool, Retries, SocketAccess, SocketOptions, TcpKeepalive, Timeouts};
 
 /// Only from this host: the admin API has no login of its own.
 pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
+/// The admin API has no login: whoever may connect may do anything.
+pub const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 /// What one node is named for.
 pub const CONNECTIONS: u32 = 100_000;
@@ -66,6 +68,8 @@ pub const BACKLOG: u32 = 4096;
 /// Enough to keep a fast path busy; a slow reader's tokens wait here in the proxy, where they can be counted, and not
 /// in megabytes of kernel memory.
 pub const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
+/// As nginx has it: a proxy in front runs as another user, and the rights of the folder say who comes in.
+pub const LISTENER_SOCKET_MODE: u32 = 0o666;
 /// The queue that `fastopen = true` asks for on a listener.
 pub const FASTOPEN_QUEUE: u32 = 256;
 /// Well inside the timeouts of home routers.
@@ -122,7 +126,7 @@ impl SocketOptions {
         Self { notsent_lowat: Some(NOTSENT_LOWAT_BYTES), ..Self::cluster() }
     }
 
-    /// What a cluster has where the file says nothing; `defer_accept`, `backlog` and `shared` mean nothing there.
+    /// What a cluster has where the file says nothing; what is for listeners only means nothing there.
     pub fn cluster() -> Self {
         Self {
             congestion: None,
@@ -135,6 +139,20 @@ impl SocketOptions {
             defer_accept: None,
             backlog: BACKLOG,
             shared: false,
+            freebind: false,
+            access: SocketAccess::listener(),
         }
+    }
+}
+
+impl SocketAccess {
+    /// A listener's where the file says nothing.
+    pub fn listener() -> Self {
+        Self { mode: LISTENER_SOCKET_MODE, owner: None, group: None }
+    }
+
+    /// The admin API's where the file says nothing.
+    pub fn admin() -> Self {
+        Self { mode: ADMIN_SOCKET_MODE, owner: None, group: None }
     }
 }

@@ -78,6 +78,41 @@ pub struct SocketOptions {
     /// Whether other processes may listen at the same address (`SO_REUSEPORT`): then the kernel spreads connections over
     /// all of them. Without it an address that is taken is an error. Listeners only.
     pub shared: bool,
+    /// Whether an address may be bound that this host does not have, or not yet (`IP_FREEBIND`). Listeners only.
+    pub freebind: bool,
+    /// Who may connect to the Unix sockets. Listeners only.
+    pub access: SocketAccess,
+}
+
+/// Who may connect to a Unix socket: the permissions of its file, whatever the umask. To connect one needs the right to
+/// write (unix(7)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SocketAccess {
+    /// Permission bits, at most 0o777.
+    pub mode: u32,
+    /// Its user; this process's unless given.
+    pub owner: Option<Account>,
+    /// Its group; unless given the one that a new file gets.
+    pub group: Option<Account>,
+}
+
+/// A user or a group of the host. Whether it has one of this name is not known here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// By its number.
+    Id(u32),
+    /// By its name.
+    Name(String),
+}
+
+/// As written in the config.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// TCP keepalive probes (RFC 9293, section 3.8.4).

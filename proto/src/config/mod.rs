@@ -33,7 +33,7 @@ pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;
-pub use listener::{Bind, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
+pub use listener::{Account, Bind, Listener, ListenerProtocol, SocketAccess, SocketOptions, TcpKeepalive};
 pub use read::TEXT_BYTES_MAX;
 pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
 
@@ -156,8 +156,10 @@ impl Driver {
 pub struct Admin {
     /// TCP address; default `127.0.0.1:9091`.
     pub listen: Option<SocketAddr>,
-    /// Unix socket with mode 0600; default: none unless given.
+    /// Unix socket; default: none unless given.
     pub socket: Option<PathBuf>,
+    /// Who may connect to it; default: this process's user alone.
+    pub access: SocketAccess,
 }
 
 /// `[log]`: log level and access log.

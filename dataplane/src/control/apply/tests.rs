@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataplane_core::snapshot::plan::BindAt;
-use proto::config::SocketOptions;
+use proto::config::{Bind, SocketOptions};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use super::*;
 use crate::control::node::Unready;
 use crate::control::node::tests::TestNode;
+use crate::control::refusal::Cause;
 use crate::sys::socket;
 
 /// A config of one listener, with `bind` and `more` as its keys, in front of one origin.
@@ -202,7 +203,7 @@ async fn a_refused_config_changes_nothing() {
         + &format!("[log]\naccess = \"{}\"\n[limits]\nconnections = 7\n", log.display());
     let refusal = applier.apply(&refused).await.unwrap_err();
 
-    assert_eq!(refusal.cause(), Cause::Unusable);
+    assert_eq!(refusal.cause(), Cause::Address);
     assert!(refusal.summary().contains("in use"), "{}", refusal.summary());
     assert!(!path.exists(), "the socket that could be bound is gone again");
     assert!(Arc::ptr_eq(&served, &node.applied().unwrap()));
@@ -344,7 +345,7 @@ fn left_by(sockets: usize, options: &SocketOptions) -> (SocketAddr, Inherited) {
     let fds: Vec<OwnedFd> = std::iter::once(first).chain(more).collect();
     let at = BindAt { listener: "http".to_owned(), bind: Bind::Tcp(address) };
     let SocketOptions { send_buffer, receive_buffer, .. } = *options;
-    (address, Inherited { at, send_buffer, receive_buffer, fds })
+    (address, Inherited { at, send_buffer, receive_buffer, fds, file: None })
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use proto::config::{
     AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HostHeader, Limits,
-    Listener, ListenerProtocol, Log, LogLevel, Node, Policy, Pool, Role, Runtime, SocketOptions,
+    Listener, ListenerProtocol, Log, LogLevel, Node, Policy, Pool, Role, Runtime, SocketAccess,
+    SocketOptions,
 };
 
 use super::{Finding, Host, Report, State, examine, text};
@@ -74,11 +75,13 @@ fn config(bind: Bind) -> Config {
         defer_accept: None,
         backlog: 4096,
         shared: false,
+        freebind: false,
+        access: SocketAccess::listener(),
     };
     Config {
         node: Node { id: "n".into(), role: Role::Edge, region: String::new() },
         runtime: Runtime { workers: 0, driver: Driver::Auto },
-        admin: Admin { listen: None, socket: None },
+        admin: Admin { listen: None, socket: None, access: SocketAccess::admin() },
         log: Log { level: LogLevel::Info, access: AccessLog::Off },
         limits: Limits {
             connections: 40_000,

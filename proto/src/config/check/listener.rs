@@ -46,6 +46,7 @@ fn listener(
             held.push(bind);
         }
     }
+    let socket = socket::of_listener(&file.socket.value, &held, problems);
     Listener {
         name,
         binds: held,
@@ -56,7 +57,7 @@ fn listener(
             ListenerProtocol::Http,
             problems,
         ),
-        socket: socket::of_listener(&file.socket.value, problems),
+        socket,
     }
 }
 

@@ -47,6 +47,14 @@ pub(crate) struct Socket {
     pub(crate) backlog: Option<At<i64>>,
     /// Listeners only: other processes may listen at the same address, and get a share of its connections. Default: false.
     pub(crate) shared: Option<At<bool>>,
+    /// Listeners only: bind addresses too that this host does not have yet (`IP_FREEBIND`). Default: false.
+    pub(crate) freebind: Option<At<bool>>,
+    /// Listeners with a Unix socket only: the permissions of its file, in octal. Default: `0666`.
+    pub(crate) mode: Option<At<String>>,
+    /// Listeners with a Unix socket only: the user that its file belongs to, by name or number. Default: this process's.
+    pub(crate) owner: Option<At<String>>,
+    /// Listeners with a Unix socket only: the group that its file belongs to, by name or number. Default: this process's.
+    pub(crate) group: Option<At<String>>,
 }
 
 /// TCP keepalive probes.
