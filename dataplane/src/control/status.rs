@@ -5,6 +5,7 @@ use dataplane_core::stats::{EndpointStats, WorkerStats};
 use serde::Serialize;
 
 use super::node::{Applied, Generation, Node};
+use super::source::Sourced;
 use crate::metrics::process::Process;
 use crate::protocol::IDLE_CONNECTION_BYTES;
 
@@ -17,6 +18,8 @@ pub(crate) struct Status {
     draining: bool,
     generation: u64,
     generations: Vec<Generation>,
+    /// Where the config came from, and since when it is served; null before the first.
+    source: Option<Sourced>,
     node: Option<NodeStatus>,
     workers: usize,
     driver: &'static str,
@@ -107,6 +110,7 @@ pub(crate) fn of(node: &Node) -> Status {
         draining: node.is_draining(),
         generation: snapshot.map_or(0, |snapshot| snapshot.generation),
         generations: node.generations(),
+        source: node.source(),
         node: snapshot.map(|snapshot| NodeStatus {
             id: snapshot.config.node.id.clone(),
             role: snapshot.config.node.role.name(),
