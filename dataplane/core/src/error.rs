@@ -3,6 +3,8 @@
 //! The machines of the core have small errors of their own. At the edge of an exchange each becomes a [`FaultKind`];
 //! everything that is said about it is a function here, each a `match` that the compiler keeps complete.
 
+use std::borrow::Cow;
+
 use proto::config::LogLevel;
 
 /// Who has to change something for this not to happen again.
@@ -54,6 +56,32 @@ impl std::fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// What is known of a fault beyond its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The rule that the request broke: the client is told, too.
+    Rule(&'static str),
+    /// What of this node stood in the way, such as a limit by its key in the config: for the operator alone.
+    Node(&'static str),
+}
+
+impl Detail {
+    /// For the logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Detail::Rule(text) | Detail::Node(text) => text,
+        }
+    }
+
+    /// What the client may know of it.
+    pub fn for_client(self) -> Option<&'static str> {
+        match self {
+            Detail::Rule(text) => Some(text),
+            Detail::Node(_) => None,
+        }
+    }
+}
 
 /// Everything that can end an exchange badly. A deadline that passed has its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -320,6 +348,14 @@ impl FaultKind {
                 "The upstream server sent response headers that are too large."
             }
             FaultKind::UpstreamTruncated => "The upstream server closed the connection in mid-response.",
+        }
+    }
+
+    /// The sentence of [`FaultKind::message`], with what is known beyond it in brackets.
+    pub fn explain(self, detail: Option<&str>) -> Cow<'static, str> {
+        match detail {
+            Some(detail) => Cow::Owned(format!("{} ({detail})", self.message())),
+            None => Cow::Borrowed(self.message()),
         }
     }
 

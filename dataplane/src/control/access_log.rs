@@ -1,7 +1,8 @@
 //! The access log's writer: one thread that takes records from the workers' queue and writes them down as JSON lines.
 //!
 //! The file is opened by whoever applies a config, so that one that cannot be opened refuses the config. It is opened
-//! again on SIGHUP, and when somebody has moved it away (logrotate).
+//! again on SIGHUP, and when somebody has moved it away (logrotate). Records that got lost, because the writer was behind
+//! or the disk full, leave a line that says how many they were.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -10,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use proto::config::AccessLog as Target;
 use rustix::fs::OFlags;
 use tracing::warn;
 
-use crate::metrics::access::AccessLog;
+use crate::metrics::access::{AccessLog, write_dropped};
 
 /// How long records may wait before they are written. Workers do not wake the writer: that would cost them a call.
 const WRITE_EVERY: Duration = Duration::from_millis(50);
-/// How often the writer looks whether its file was moved away.
+/// How often the writer looks whether its file was moved away, and says how many records were lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where records go: opened, ready to be written to.
@@ -118,6 +119,7 @@ impl Drop for Writer {
 
 fn write_until_dropped(queue: &AccessLog, inbox: &Receiver<Order>, destination: Destination) {
     let mut out = Out::new(destination);
+    let mut losses = Losses::default();
     let mut looked = Instant::now();
     loop {
         let order = inbox.recv_timeout(WRITE_EVERY);
@@ -129,8 +131,35 @@ fn write_until_dropped(queue: &AccessLog, inbox: &Receiver<Order>, destination: 
             Err(RecvTimeoutError::Timeout) => {
                 looked = Instant::now();
                 out.reopen_if_moved();
+                losses.tell(queue, &mut out);
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                losses.tell(queue, &mut out);
+                return;
+            }
+        }
+    }
+}
+
+/// How many lost records each log knows of.
+#[derive(Debug, Default)]
+struct Losses {
+    /// Of those that a line of the access log stands for.
+    written: u64,
+    /// Of those that the process's log has told of.
+    warned: u64,
+}
+
+impl Losses {
+    /// Tells both logs of records that were lost since; the access log as soon as it can be written again.
+    fn tell(&mut self, queue: &AccessLog, out: &mut Out) {
+        let dropped = queue.dropped();
+        if dropped > self.warned {
+            warn!(records = dropped - self.warned, "access log records were lost");
+            self.warned = dropped;
+        }
+        if dropped > self.written && out.write_loss(dropped - self.written).is_ok() {
+            self.written = dropped;
         }
     }
 }
@@ -169,6 +198,12 @@ impl Out {
         } else if written > 0 {
             self.has_failed = false;
         }
+    }
+
+    /// Writes that so many records were lost.
+    fn write_loss(&mut self, records: u64) -> io::Result<()> {
+        write_dropped(&mut self.writer, SystemTime::now(), records)?;
+        self.writer.flush()
     }
 
     fn reopen_if_moved(&mut self) {
@@ -270,5 +305,41 @@ mod tests {
         queue.push(cut_stream());
         out.write_all_of(&queue);
         assert_eq!(queue.dropped(), 1);
+    }
+
+    #[test]
+    fn lost_records_leave_one_line_that_counts_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let (queue, mut out) = (AccessLog::new(), Out::new(file_at(&path)));
+        let mut losses = Losses::default();
+        losses.tell(&queue, &mut out);
+        (0..3).for_each(|_| queue.count_dropped());
+        queue.push(cut_stream());
+        out.write_all_of(&queue);
+        losses.tell(&queue, &mut out);
+        losses.tell(&queue, &mut out);
+        queue.count_dropped();
+        losses.tell(&queue, &mut out);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let dropped =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["dropped"].as_u64();
+        assert_eq!(text.lines().map(dropped).collect::<Vec<_>>(), [None, Some(3), Some(1)]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_of_once_there_is_room_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let queue = AccessLog::new();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut out = Out::new(Destination::File { path: "/dev/full".into(), file: full });
+        let mut losses = Losses::default();
+        queue.push(cut_stream());
+        out.write_all_of(&queue);
+        losses.tell(&queue, &mut out);
+        let mut out = Out::new(file_at(&path));
+        losses.tell(&queue, &mut out);
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with(",\"dropped\":1}\n"));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -26,6 +26,7 @@ use super::apply::{self, Outcome};
 use super::log;
 use super::node::Node;
 use super::refusal::{Cause, Refusal};
+use super::source::Source;
 use super::status;
 use super::surroundings;
 use crate::metrics;
@@ -38,6 +39,8 @@ pub(crate) enum Wish {
     Apply {
         /// Its text.
         text: String,
+        /// Whoever put it.
+        source: Source,
         /// What came of it.
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
@@ -117,12 +120,13 @@ async fn config(State(desk): State<Desk>) -> Response {
     }
 }
 
-async fn put_config(State(desk): State<Desk>, body: Body) -> Response {
+async fn put_config(State(desk): State<Desk>, headers: HeaderMap, body: Body) -> Response {
+    let source = Source::of_put(headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()));
     let text = match text_of(body).await {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    answer(ask(&desk, |reply| Wish::Apply { text, reply }).await)
+    answer(ask(&desk, |reply| Wish::Apply { text, source, reply }).await)
 }
 
 /// What came of a config that was to be served.

@@ -14,6 +14,7 @@ mod refusal;
 mod resolve;
 mod signals;
 mod sockets;
+mod source;
 mod status;
 mod surroundings;
 mod systemd;
@@ -34,6 +35,7 @@ use admin::{AdminSockets, Wish};
 use apply::Applier;
 use refusal::Refusal;
 use signals::Signals;
+use source::Source;
 
 pub(crate) use apply::hostname;
 pub(crate) use log::{LogSwitch, start as start_log};
@@ -100,8 +102,6 @@ struct Control {
     wishes: mpsc::Receiver<Wish>,
     /// A new process that is starting.
     upgrade: Option<JoinHandle<io::Result<()>>>,
-    /// The config came over the API, so the file has another one.
-    is_from_api: bool,
     /// A drain that began now ends with the process.
     is_ending: bool,
     /// How often each worker had been started again when it was last given its sockets.
@@ -116,10 +116,14 @@ impl Control {
         let Start { path, text, config, node, origin, mut inheritance } = start;
         let signals = Signals::listen().map_err(|error| failed("signals cannot be heard", &error))?;
         let is_takeover = inheritance.is_some();
-        let is_from_api = inheritance.config.is_some();
+        let source = match &inheritance.config {
+            Some(_) => Source::Upgrade,
+            None => Source::File { path: path.clone() },
+        };
         await_workers(&node).await?;
         let first = first_config(&node, &path, &config, &text, &mut inheritance).await;
         let (admin, applier) = first.map_err(|refusal| first_refused(&refusal, &path, &text))?;
+        node.set_source(source);
         let (admin_end, ended) = watch::channel(false);
         let (wish_to, wishes) = mpsc::channel(admin::WISHES_MAX);
         admin
@@ -149,7 +153,6 @@ impl Control {
             signals,
             wishes,
             upgrade: None,
-            is_from_api,
             is_ending: false,
             restarts,
             watchdog,
@@ -197,7 +200,7 @@ impl Control {
             Ok(Ok(text)) => {
                 // A refusal is told of where it happens.
                 if self.apply(&text).await.is_ok() {
-                    self.is_from_api = false;
+                    self.follow_file();
                 }
             }
             Ok(Err(errors)) => {
@@ -210,11 +213,23 @@ impl Control {
         systemd::ready();
     }
 
+    /// The file's config is served from now on, whatever was served before.
+    fn follow_file(&self) {
+        let file = Source::File { path: self.path.clone() };
+        let Some(before) = self.node.set_source(file.clone()) else { return };
+        if before.source != file {
+            let since = humantime::format_rfc3339_seconds(before.since);
+            warn!(%since, "config of {} replaced by {file}", before.source);
+        }
+    }
+
     async fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Apply { text, reply } => {
+            Wish::Apply { text, source, reply } => {
                 let outcome = self.apply(&text).await;
-                self.is_from_api |= outcome.is_ok();
+                if outcome.is_ok() {
+                    self.node.set_source(source);
+                }
                 // Who asked may have gone away: the config is applied all the same.
                 let _ = reply.send(outcome);
             }
@@ -259,7 +274,10 @@ impl Control {
             return;
         }
         let applied = self.node.applied();
-        let text = applied.as_ref().filter(|_| self.is_from_api).map(|applied| applied.text.as_ref());
+        // The new process reads the file by itself.
+        let source = self.node.source().map(|sourced| sourced.source);
+        let is_of_file = matches!(source, Some(Source::File { .. }));
+        let text = applied.as_ref().filter(|_| !is_of_file).map(|applied| applied.text.as_ref());
         let names = self.applier.known_names();
         match self.origin.upgrade(self.applier.sockets(), &self.admin, text, &names) {
             Ok(mut upgrade) => {

@@ -10,6 +10,7 @@ use proto::config::Bind;
 
 use super::log::LogSwitch;
 use super::resolve::NamedEndpoint;
+use super::source::{Source, Sourced};
 use crate::io::Mode;
 use crate::metrics::access::AccessLog;
 use crate::metrics::process::Process;
@@ -41,6 +42,8 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 struct Served {
     current: Option<Arc<Applied>>,
+    /// Where its config came from.
+    source: Option<Sourced>,
     /// By age; those that are freed are dropped when another one is added.
     earlier: Vec<Weak<Live>>,
     /// Queues of access logs there have been, for the count of what they dropped.
@@ -139,6 +142,16 @@ impl Node {
         let before = served.current.replace(Arc::new(applied));
         served.earlier.extend(before.map(|before| Arc::downgrade(&before.live)));
         served.earlier.retain(|live| live.strong_count() > 0);
+    }
+
+    /// Where the config that is served came from; none before the first.
+    pub(crate) fn source(&self) -> Option<Sourced> {
+        self.served().source.clone()
+    }
+
+    /// The config that is served came from `source`, just now; returns what was so before.
+    pub(crate) fn set_source(&self, source: Source) -> Option<Sourced> {
+        self.served().source.replace(Sourced::now(source))
     }
 
     /// Counts a config that was applied.

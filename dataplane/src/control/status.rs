@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::node::{Applied, Generation, Node};
 use super::resolve::{Failure, NamedEndpoint};
+use super::source::Sourced;
 use crate::metrics::process::Process;
 use crate::protocol::IDLE_CONNECTION_BYTES;
 
@@ -18,6 +19,8 @@ pub(crate) struct Status {
     draining: bool,
     generation: u64,
     generations: Vec<Generation>,
+    /// Where the config came from, and since when it is served; null before the first.
+    source: Option<Sourced>,
     node: Option<NodeStatus>,
     workers: usize,
     driver: &'static str,
@@ -119,6 +122,7 @@ pub(crate) fn of(node: &Node) -> Status {
         draining: node.is_draining(),
         generation: snapshot.map_or(0, |snapshot| snapshot.generation),
         generations: node.generations(),
+        source: node.source(),
         node: snapshot.map(|snapshot| NodeStatus {
             id: snapshot.config.node.id.clone(),
             role: snapshot.config.node.role.name(),

@@ -70,8 +70,12 @@ mod tables {
     pub(in super::super) const BUILD_INFO: Metric = metric(Kind::Gauge, "millrace_build_info", "Always 1; the version is a label.");
     pub(in super::super) const PROCESS_CPU: Metric = metric(Kind::Counter, "process_cpu_seconds_total", "Processor time in user and kernel mode.");
     pub(in super::super) const PROCESS_START: Metric = metric(Kind::Gauge, "process_start_time_seconds", "When the process began, since the Unix epoch.");
+    // From the start, for all kinds: dashboards and alerts of the node need a first fault to be growth, and the series of
+    // routes and listeners appear with theirs. Counted by workers, so that no reload takes a part of the sum away.
+    pub(in super::super) const NODE_REQUESTS: Metric = metric(Kind::Counter, "millrace_node_requests_total", "Ended requests of the node, by the class of their status.");
+    pub(in super::super) const NODE_FAULTS: Metric = metric(Kind::Counter, "millrace_node_faults_total", "Requests of the node that ended badly, by who is to blame and what happened.");
     pub(in super::super) const LISTENER_REQUESTS: Metric = metric(Kind::Counter, "millrace_listener_requests_total", "Ended requests by listener, those without a route too.");
-    pub(in super::super) const LISTENER_FAULTS: Metric = metric(Kind::Counter, "millrace_listener_faults_total", "Faults that ended a connection, or a request before it had a route.");
+    pub(in super::super) const LISTENER_FAULTS: Metric = metric(Kind::Counter, "millrace_listener_faults_total", "Requests by listener that ended badly, those without a route too.");
     pub(in super::super) const REQUESTS: Metric = metric(Kind::Counter, "millrace_requests_total", "Ended requests by route.");
     pub(in super::super) const FAULTS: Metric = metric(Kind::Counter, "millrace_faults_total", "Requests that ended badly, by who is to blame and what happened.");
     pub(in super::super) const ENDPOINT_HEALTHY: Metric = metric(Kind::Gauge, "millrace_endpoint_healthy", "1 while requests may be sent to the endpoint.");
@@ -109,15 +113,20 @@ mod tables {
         gauge("millrace_worker_buffers", "Buffers in use.", |worker| worker.buffers.value()),
         gauge("millrace_worker_buffer_bytes", "Bytes of the buffers in use.", |worker| worker.buffer_bytes.value()),
         gauge("millrace_worker_buffer_bytes_peak", "The most bytes of buffers that were in use at once.", |worker| worker.buffer_bytes_peak.value()),
+        counter("millrace_worker_log_lines_left_out_total", "Lines about failed exchanges that were not logged because there were too many.", |worker| worker.log_lines_left_out.value()),
         counter("millrace_worker_loop_turns_total", "Turns of the worker's event loop.", |worker| worker.loop_turns.value()),
         gauge("millrace_worker_tick", "The worker's clock in its own ticks: a worker that turns advances it.", |worker| worker.heartbeat_tick.value()),
     ];
 
-    pub(in super::super) const LISTENER: &[Number<ListenerStats>] = &[
+    // From the start: state, and what alerts have to see the first one of.
+    pub(in super::super) const LISTENER_FROM_START: &[Number<ListenerStats>] = &[
         gauge("millrace_connections", "Open client connections.", |listener| listener.connections.value()),
-        counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
         counter("millrace_connections_refused_total", "Client connections closed at once because a limit was reached.", |listener| listener.refused.value()),
         counter("millrace_accept_failures_total", "Times that no connection could be accepted: out of descriptors or memory.", |listener| listener.accept_failures.value()),
+    ];
+
+    pub(in super::super) const LISTENER: &[Number<ListenerStats>] = &[
+        counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
         counter("millrace_listener_received_bytes_total", "Bytes from clients.", |listener| listener.bytes_in.value()),
         counter("millrace_listener_sent_bytes_total", "Bytes to clients.", |listener| listener.bytes_out.value()),
     ];

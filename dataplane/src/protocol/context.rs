@@ -123,8 +123,10 @@ pub(crate) struct Context {
     /// Those that the current snapshot does not have any more, while connections of theirs go on.
     retired: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
-    /// The second that the last line was logged in, and how many lines that were.
+    /// The second that the last line was logged in, and how many lines there were for it.
     logged: Cell<(u64, u32)>,
+    /// Lines that were not logged, and of which the log does not know yet.
+    left_out: Cell<u64>,
     clock: Clock,
     ids: RequestIds,
     /// Lent to the parser for the length of one call.
@@ -147,6 +149,7 @@ impl Context {
             retired: RefCell::default(),
             draining: Cell::new(false),
             logged: Cell::new((0, 0)),
+            left_out: Cell::new(0),
             clock: Clock::new(),
             ids: RequestIds::new(),
             fields: RefCell::new(FieldStorage::default()),
@@ -266,13 +269,30 @@ impl Context {
         (other != self.worker && ours > least + margin).then_some(other)
     }
 
-    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics.
+    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics, and the
+    /// log says how many lines that were.
     pub(crate) fn may_log(&self) -> bool {
         let second = now() / LOG_WINDOW_TICKS;
         let (window, lines) = self.logged.get();
+        if window != second {
+            self.tell_left_out();
+        }
         let lines = if window == second { lines + 1 } else { 1 };
         self.logged.set((second, lines));
-        lines <= LOG_LINES_MAX
+        let may_log = lines <= LOG_LINES_MAX;
+        if !may_log {
+            self.left_out.set(self.left_out.get() + 1);
+            self.stats().log_lines_left_out.increment();
+        }
+        may_log
+    }
+
+    /// Logs how many lines were left out since this was said last, if any were.
+    fn tell_left_out(&self) {
+        let lines = self.left_out.take();
+        if lines > 0 {
+            tracing::warn!(worker = self.worker, lines, "lines about failed exchanges were left out");
+        }
     }
 
     /// Ends connections of either side that are of no more use, and those whose clients have been silent for too long.
@@ -286,8 +306,11 @@ impl Context {
         self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now, keep_alive, is_draining));
     }
 
-    /// Closes idle upstream connections that are dead or too old, and forgets listeners that are gone.
+    /// Closes idle upstream connections that are dead or too old, forgets listeners that are gone, and says what the log
+    /// has left out.
     pub(crate) fn sweep(&self) {
+        // Where no further exchange fails, nobody else says it.
+        self.tell_left_out();
         let is_needed = |ingress: &Rc<Ingress>| Rc::strong_count(ingress) > 1 || !ingress.is_forgotten(now());
         self.retired.borrow_mut().retain(is_needed);
         let Some(view) = self.view() else { return };

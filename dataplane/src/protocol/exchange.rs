@@ -3,7 +3,6 @@
 //! Every HTTP driver carries its exchanges through here; drivers differ only in how bytes become a request and a body.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -12,8 +11,10 @@ use dataplane_core::error::FaultKind;
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
+use dataplane_core::stats::RouteStats;
 use proto::config::{Config, HostHeader};
 
+use super::access::{self, Notes};
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
@@ -46,17 +47,10 @@ pub(crate) struct Exchange {
     /// Whether body bytes beyond the kept ones have been sent.
     pub(crate) is_body_lost: Cell<bool>,
     pub(crate) tally: Tally,
+    /// For the access log; none while it is off.
     pub(crate) notes: Option<Box<Notes>>,
-}
-
-/// What the access log wants to know of a request, taken while its head was at hand; only when the log is on.
-#[derive(Debug)]
-pub(crate) struct Notes {
-    pub(crate) client: Option<SocketAddr>,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    /// The last endpoint that was tried.
-    pub(crate) endpoint: RefCell<String>,
+    /// Whether its end was written down: what is dropped without that was cut.
+    is_finished: Cell<bool>,
 }
 
 /// What is measured of an exchange. Stamps are the worker's fine clock; 0 is "not yet".
@@ -141,6 +135,7 @@ impl Exchange {
             is_body_lost: Cell::new(false),
             tally,
             notes: None,
+            is_finished: Cell::new(false),
         }
     }
 
@@ -179,7 +174,7 @@ impl Exchange {
     ) -> Result<Reached, (Failed, Buf)> {
         let route = self.route();
         if let Some(notes) = &self.notes {
-            notes.endpoint.replace(endpoint.name.clone());
+            notes.endpoint.replace(Some(endpoint.name.as_str().into()));
         }
         let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
         let (stream, is_reused) = match idle {
@@ -292,9 +287,11 @@ impl Exchange {
         is_counted || self.notes.is_some() || self.is_followed.get()
     }
 
-    /// The endpoint that was tried last; empty unless the access log is on.
-    pub(super) fn last_endpoint(&self) -> String {
-        self.notes.as_ref().map(|notes| notes.endpoint.borrow().clone()).unwrap_or_default()
+    /// Notes what exactly was wrong with the endpoint's answer; only kept while the access log is on.
+    pub(crate) fn note(&self, kind: FaultKind, detail: &'static str) {
+        if let Some(notes) = &self.notes {
+            notes.detail.set(Some((kind, detail)));
+        }
     }
 
     fn decide(&self, failed: Failed) -> Retry {
@@ -390,13 +387,9 @@ impl Exchange {
     /// Writes down how it ended: `fault` is none for an exchange that ended well.
     pub(crate) fn finish(&self, fault: Option<FaultKind>) {
         let (tally, route) = (&self.tally, self.route());
+        self.is_finished.set(true);
         let status = tally.status.get().or_else(|| fault.map(FaultKind::log_status));
-        route.stats.count_request(status);
-        self.ingress.stats().count_request(status);
-        if let Some(kind) = fault {
-            route.stats.count_fault(kind);
-            self.ingress.stats().count_fault(kind);
-        }
+        count_end(&self.context, &self.ingress, Some(&route.stats), status, fault);
         let listener = self.ingress.stats();
         for (bytes_in, bytes_out) in
             [(&route.stats.bytes_in, &route.stats.bytes_out), (&listener.bytes_in, &listener.bytes_out)]
@@ -414,14 +407,44 @@ impl Exchange {
             route.stats.upstream_time.record(upstream);
             route.stats.proxy_time.record(total.saturating_sub(upstream));
         }
-        if let Some(notes) = &self.notes {
-            super::access::write(self, notes, status, fault);
+        if let (Some(notes), Some(log)) = (&self.notes, &self.view.live.access) {
+            let detail = notes.detail.get().filter(|(of, _)| fault == Some(*of)).map(|(_, detail)| detail);
+            let (listener, route) = (self.ingress.name(), Some(&route.entry));
+            let entry = access::Entry { id: &self.id, listener, notes, tally, route, status, fault, detail };
+            access::write(log, &self.context, &entry);
+        }
+    }
+}
+
+/// Counts a request that has ended: at its listener, at its route if it had come to one, and for the node.
+pub(super) fn count_end(
+    context: &Context,
+    ingress: &Ingress,
+    route: Option<&RouteStats>,
+    status: Option<u16>,
+    fault: Option<FaultKind>,
+) {
+    ingress.stats().count_request(status);
+    context.stats().count_request(status);
+    if let Some(route) = route {
+        route.count_request(status);
+    }
+    if let Some(kind) = fault {
+        ingress.stats().count_fault(kind);
+        context.stats().count_fault(kind);
+        if let Some(route) = route {
+            route.count_fault(kind);
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if !self.is_finished.get() {
+            // Its task was ended from outside: by a panic, or with the worker.
+            let kind = if std::thread::panicking() { FaultKind::Internal } else { FaultKind::DrainTimeout };
+            self.finish(Some(kind));
+        }
         self.view.leave();
         self.context.stats().requests_in_flight.decrement();
         self.route().stats.in_flight.decrement();

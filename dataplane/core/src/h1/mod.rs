@@ -16,6 +16,7 @@ pub mod chunk;
 pub mod encode;
 pub mod error;
 pub mod field;
+pub mod glimpse;
 pub mod head;
 pub mod reply;
 pub mod request_head;
@@ -28,6 +29,7 @@ pub use chunk::{CHUNK_END, LAST_CHUNK, Trailers, chunk_head, encode_last_chunk};
 pub use encode::{HostChoice, RequestEdits, encode_request};
 pub use error::{HeadErrorKind, RequestError, ResponseError};
 pub use field::{Field, FieldKind, FieldStorage, Fields};
+pub use glimpse::Glimpse;
 pub use head::{HeadLimits, HeadScan};
 pub use reply::{
     CONTINUE, Client, ErrorBody, ResponseEdits, SendLength, Sending, encode_error, encode_response,

@@ -81,6 +81,11 @@ pub struct ListenerStats {
 }
 
 impl ListenerStats {
+    /// Whether a client has come yet.
+    pub fn is_used(&self) -> bool {
+        [&self.accepted, &self.refused, &self.bytes_in, &self.bytes_out].iter().any(|count| count.value() > 0)
+    }
+
     /// Counts an ended exchange.
     pub fn count_request(&self, status: Option<u16>) {
         self.requests[StatusClass::of(status) as usize].increment();
@@ -150,6 +155,11 @@ impl Default for RouteStats {
 }
 
 impl RouteStats {
+    /// Whether a request has come this way yet: a route that none has taken has nothing to show.
+    pub fn is_used(&self) -> bool {
+        self.in_flight.value() > 0 || self.requests.iter().chain(&self.faults).any(|count| count.value() > 0)
+    }
+
     /// Counts an ended exchange.
     pub fn count_request(&self, status: Option<u16>) {
         self.requests[StatusClass::of(status) as usize].increment();
@@ -196,6 +206,11 @@ pub struct ClusterStats {
 }
 
 impl ClusterStats {
+    /// Whether anything was counted yet.
+    pub fn is_used(&self) -> bool {
+        self.no_endpoint.value() > 0
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self { no_endpoint } = other;
@@ -230,6 +245,11 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
+    /// Whether a request was sent there yet; idle connections are left by requests alone.
+    pub fn is_used(&self) -> bool {
+        self.exchanges.value() > 0
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self {
@@ -273,6 +293,12 @@ pub struct WorkerStats {
     pub handovers_in: Counter,
     /// Exchanges in flight.
     pub requests_in_flight: Gauge,
+    /// Ended exchanges by [`StatusClass`], of all listeners there have been.
+    pub requests: [Counter; StatusClass::ALL.len()],
+    /// Faults by [`FaultKind`], likewise.
+    pub faults: [Counter; FaultKind::ALL.len()],
+    /// Lines of the process's log that were left out because there were too many of them.
+    pub log_lines_left_out: Counter,
     /// Buffers in use.
     pub buffers: Gauge,
     /// Bytes of the buffers in use.
@@ -290,6 +316,16 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
+    /// Counts an ended exchange.
+    pub fn count_request(&self, status: Option<u16>) {
+        self.requests[StatusClass::of(status) as usize].increment();
+    }
+
+    /// Counts a fault.
+    pub fn count_fault(&self, kind: FaultKind) {
+        self.faults[kind as usize].increment();
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self {
@@ -299,6 +335,9 @@ impl WorkerStats {
             handovers_out,
             handovers_in,
             requests_in_flight,
+            requests,
+            faults,
+            log_lines_left_out,
             buffers,
             buffer_bytes,
             buffer_bytes_peak,
@@ -313,6 +352,9 @@ impl WorkerStats {
         self.handovers_out.merge(handovers_out);
         self.handovers_in.merge(handovers_in);
         self.requests_in_flight.merge(requests_in_flight);
+        merge_each(&self.requests, requests);
+        merge_each(&self.faults, faults);
+        self.log_lines_left_out.merge(log_lines_left_out);
         self.buffers.merge(buffers);
         self.buffer_bytes.merge(buffer_bytes);
         self.buffer_bytes_peak.merge(buffer_bytes_peak);

@@ -37,7 +37,7 @@ impl Api {
         tokio::spawn(async move {
             while let Some(wish) = wishes.recv().await {
                 match wish {
-                    Wish::Apply { text, reply } => drop(reply.send(applier.apply(&text).await)),
+                    Wish::Apply { text, reply, .. } => drop(reply.send(applier.apply(&text).await)),
                     Wish::Drain { reply } => {
                         applier.drain(false);
                         let _ = reply.send(());

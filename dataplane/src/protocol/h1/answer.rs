@@ -116,7 +116,10 @@ async fn head(
         let is_nothing_received = partial.is_none();
         let received = match partial.take() {
             None => upstream.recv().await,
-            Some(partial) => upstream.recv_behind(partial.with_room()).await,
+            Some(partial) => {
+                let mut head = partial.with_room();
+                upstream.recv_behind(&mut head).await.map(|has_more| has_more.then_some(head))
+            }
         };
         let mut buf = match received {
             Ok(Some(buf)) => buf,
@@ -176,6 +179,7 @@ fn open(
                 matches!(error.kind, HeadErrorKind::HeadTooLarge | HeadErrorKind::TooManyFields);
             let kind =
                 if is_too_large { FaultKind::UpstreamHeadTooLarge } else { FaultKind::UpstreamMalformed };
+            exchange.note(kind, error.kind.as_str());
             return Err(malformed(kind));
         }
     };
@@ -241,6 +245,7 @@ fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
 fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64, FaultKind> {
     let passed = opening.transit.pass(buf).map_err(|error| {
         tracing::debug!(error = error.as_str(), "the endpoint's response body is refused");
+        exchange.note(FaultKind::UpstreamMalformed, error.as_str());
         FaultKind::UpstreamMalformed
     })?;
     count(&exchange.tally.bytes_out, passed.payload);

@@ -44,7 +44,10 @@ pub(super) async fn upload(
         };
         is_full = buf.fills_small();
         let received = buf.len();
-        let passed = transit.pass(&mut buf).map_err(|_| FaultKind::MalformedRequest)?;
+        let passed = transit.pass(&mut buf).map_err(|error| {
+            exchange.note(FaultKind::MalformedRequest, error.as_str());
+            FaultKind::MalformedRequest
+        })?;
         count(&exchange.tally.bytes_in, passed.payload);
         if max.is_some_and(|max| exchange.tally.bytes_in.get() > max) {
             return Err(FaultKind::BodyTooLarge);

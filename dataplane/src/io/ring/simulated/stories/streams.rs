@@ -276,7 +276,8 @@ async fn receive(link: &Link, stream: &Stream, random: &mut Random) {
             before = random.below(50);
             let mut partial = Buf::of(random.within(before + 1..=200));
             partial.append(&vec![b'p'; before]);
-            settle(usize::MAX, stream.recv_behind(partial)).await
+            let is_more = settle(usize::MAX, stream.recv_behind(&mut partial)).await;
+            is_more.map(|received| received.map(|is_more| is_more.then_some(partial)))
         } else {
             settle(patience, stream.recv()).await
         };
