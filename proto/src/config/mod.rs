@@ -33,7 +33,7 @@ pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;
-pub use listener::{Bind, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
+pub use listener::{Bind, HalfClose, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
 pub use read::TEXT_BYTES_MAX;
 pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
 
