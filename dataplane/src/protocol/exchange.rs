@@ -8,7 +8,9 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Fault, FaultKind};
+use dataplane_core::expect::Continue;
+use dataplane_core::half_close::{Answer, WhenInputEnds};
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
@@ -45,6 +47,14 @@ pub(crate) struct Exchange {
     pub(crate) is_followed: Cell<bool>,
     /// Whether body bytes beyond the kept ones have been sent.
     pub(crate) is_body_lost: Cell<bool>,
+    /// How far the answer has come.
+    pub(crate) answer: Cell<Answer>,
+    /// Whether the client waits for permission to send its body.
+    pub(crate) permission: Cell<Continue>,
+    /// What follows when the client ends its side.
+    pub(crate) when_input_ends: WhenInputEnds,
+    /// Why the last try failed, where there is more to say than the fault's kind does.
+    detail: Cell<Option<&'static str>>,
     pub(crate) tally: Tally,
     pub(crate) notes: Option<Box<Notes>>,
 }
@@ -139,6 +149,10 @@ impl Exchange {
             is_asked: Cell::new(false),
             is_followed: Cell::new(false),
             is_body_lost: Cell::new(false),
+            answer: Cell::new(Answer::Awaited),
+            permission: Cell::new(Continue::NotAsked),
+            when_input_ends: WhenInputEnds::Cancel,
+            detail: Cell::new(None),
             tally,
             notes: None,
         }
@@ -277,6 +291,7 @@ impl Exchange {
         let picked = if may_reuse { cluster.pick(&tried) } else { cluster.at(index) };
         let (next, endpoint) = picked.ok_or(failed.kind)?;
         self.route().stats.retries.increment();
+        self.detail.set(None);
         let request = if next != index && cluster.entry.config.host_header == HostHeader::Endpoint {
             with_host(&request, &endpoint.name)
         } else {
@@ -332,6 +347,18 @@ impl Exchange {
         }
     }
 
+    /// Keeps the reason of a fault for the logs.
+    pub(crate) fn explain(&self, fault: impl Into<Fault>) -> FaultKind {
+        let fault = fault.into();
+        self.detail.set(fault.detail);
+        fault.kind
+    }
+
+    /// The reason of the fault that ended it, in one word, if one was given.
+    pub(crate) fn detail(&self) -> Option<&'static str> {
+        self.detail.get()
+    }
+
     /// Whether the request can be sent again from what was kept.
     pub(crate) fn is_kept(&self) -> bool {
         self.kept.borrow().is_some()
@@ -345,6 +372,17 @@ impl Exchange {
     /// The endpoint has begun to answer: the request will not be sent again.
     pub(crate) fn settle(&self) {
         self.kept.replace(None);
+    }
+
+    /// Whether the client waits for permission to send its body, and has sent none of it.
+    pub(crate) fn is_permission_due(&self) -> bool {
+        !self.is_asked.get() && self.permission.get().is_due(self.tally.bytes_in.get())
+    }
+
+    /// Whether the endpoint has answered a client that waited for permission to send its body: then there is no body (RFC 9110, section
+    /// 10.1.1), and what the client sends next is not for this endpoint.
+    pub(crate) fn is_body_declined(&self) -> bool {
+        self.answer.get() != Answer::Awaited && self.is_permission_due()
     }
 
     /// Notes when the endpoint's first byte came.

@@ -6,10 +6,12 @@ use std::cell::RefCell;
 
 use dataplane_core::balance::Tried;
 use dataplane_core::error::FaultKind;
+use dataplane_core::expect::Continue;
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
+    Asked, BodyDecoder, Client, HeadErrorKind, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
     encode_request, parse_request,
 };
+use dataplane_core::half_close::WhenInputEnds;
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::{BodyLength, Method};
 use dataplane_core::route::RequestView;
@@ -79,6 +81,8 @@ struct Decision {
     /// Length of the new one, in the worker's scratch memory.
     encoded_bytes: usize,
     body: BodyLength,
+    permission: Continue,
+    when_input_ends: WhenInputEnds,
     first: Try,
     notes: Option<Box<Notes>>,
 }
@@ -169,6 +173,7 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
     let encoded = encode_request(&mut context.scratch.borrow_mut(), head, &edits);
     let encoded_bytes = encoded.map_err(|_| FaultKind::RequestHeadTooLarge)?;
     let permit = context.admission().try_request().ok_or(FaultKind::Overloaded)?;
+    let half_close = view.live.snapshot.listeners[client.ingress.index()].config.half_close;
     Ok(Decision {
         route,
         permit,
@@ -178,6 +183,8 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         head_bytes: head.bytes,
         encoded_bytes,
         body: head.length,
+        permission: Continue::of_request(head.expect_continue),
+        when_input_ends: WhenInputEnds::of_request(half_close, head.method, head.wants_events),
         first: Try { index, endpoint, may_reuse: true },
         notes: view.live.access.is_some().then(|| notes(client, head)),
     })
@@ -209,6 +216,8 @@ fn rewrite(
     let scratch = client.context.scratch.borrow();
     put_head(&scratch[..decision.encoded_bytes], &mut input);
     exchange.notes = decision.notes;
+    exchange.permission.set(decision.permission);
+    exchange.when_input_ends = decision.when_input_ends;
     exchange.is_asked.set(is_whole);
     exchange.is_followed.set(rest.is_some());
     let mut asked_by = decision.client;
@@ -302,7 +311,7 @@ impl Refusal {
             414 => FaultKind::UriTooLong,
             417 => FaultKind::ExpectationFailed,
             431 => FaultKind::RequestHeadTooLarge,
-            501 if error.kind.as_str().contains("encoding") => FaultKind::UnsupportedTransferCoding,
+            501 if error.kind == HeadErrorKind::UnsupportedEncoding => FaultKind::UnsupportedTransferCoding,
             501 => FaultKind::UnsupportedMethod,
             505 => FaultKind::UnsupportedVersion,
             _ => FaultKind::MalformedRequest,
