@@ -45,6 +45,7 @@ fn every_class_of_the_design_has_rows() {
         "body_on_get",
         "expect",
         "upgrade",
+        "accept",
         "trailing_data",
         "limits",
     ] {
@@ -141,6 +142,7 @@ fn check_accepted_request(row: &Row, head: &RequestHead<'_>) -> Result<(), Strin
     same_if_named(row, "host", json!(head.host.map(|host| host.raw)))?;
     same_if_named(row, "upgrade", json!(head.upgrade))?;
     same_if_named(row, "expect_continue", json!(head.expect_continue))?;
+    same_if_named(row, "wants_events", json!(head.wants_events))?;
     let rest = rest_after_body(head, &row.raw).map_err(|error| format!("{}: {error}", row.name()))?;
     match rest == latin1(row.text("rest").unwrap_or_default()) {
         true => Ok(()),

@@ -265,7 +265,7 @@ mod tests {
         let (near, _) = listener.accept().unwrap();
         assert!(!is_abandoned(&near));
         far.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(std::io::Read::read(&mut &near, &mut [0]).unwrap(), 0, "its end is here");
+        assert_eq!(io::Read::read(&mut &near, &mut [0]).unwrap(), 0, "its end is here");
         assert!(!is_abandoned(&near), "it still reads");
         reset_on_close(&far);
         drop(far);
