@@ -251,12 +251,28 @@ impl Error for ResponseError {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::body::BodyError;
     use super::*;
+    use crate::error::Blame;
 
     #[test]
     fn all_lists_each_kind_once_in_order() {
         for (place, kind) in HeadErrorKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_refused_response_is_the_origins_fault_and_says_why() {
+        for kind in HeadErrorKind::ALL {
+            let fault = Fault::from(ResponseError::from(kind));
+            assert_eq!((fault.blame, fault.detail), (Blame::Upstream, Some(kind.as_str())));
+            let is_too_large = fault.kind == FaultKind::UpstreamHeadTooLarge;
+            assert_eq!(is_too_large, kind.status() == 431, "{kind}");
+        }
+        for error in BodyError::ALL {
+            let fault = error.of_response();
+            assert_eq!((fault.blame, fault.detail), (Blame::Upstream, Some(error.as_str())));
         }
     }
 
