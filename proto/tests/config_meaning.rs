@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use proto::config::{
     AccessLog, Account, Address, Admin, Bind, Cluster, ClusterProtocol, Config, ConfigErrors, Driver,
-    Endpoint, HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern, Limits,
-    Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route, Runtime,
-    SocketAccess, SocketOptions, TcpKeepalive, Timeouts,
+    Endpoint, HalfClose, HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern,
+    Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route,
+    Runtime, SocketAccess, SocketOptions, TcpKeepalive, Timeouts,
 };
 
 const MINIMAL: &str = include_str!("config/accepted/minimal.toml");
@@ -44,7 +44,9 @@ fn minimal_means_the_defaults() {
     assert_eq!(config, parse(DEFAULTS).unwrap());
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes[0].timeouts, Timeouts::default());
+    assert_eq!(config.routes[0].timeouts.first_byte, secs(600), "what the SDKs wait");
     assert_eq!(config.routes[0].retries, Retries::default());
+    assert_eq!(config.listeners[0].half_close, HalfClose::Auto);
     assert_eq!(config.clusters[0].pool, Pool::default());
     assert_eq!(config.listeners[0].socket, SocketOptions::listener());
     assert_eq!(config.clusters[0].socket, SocketOptions::cluster());
@@ -108,6 +110,7 @@ fn full_listener() -> Listener {
             Bind::Unix("/run/millrace/http.sock".into()),
         ],
         protocol: ListenerProtocol::Http,
+        half_close: HalfClose::Serve,
         socket: SocketOptions {
             congestion: Some("bbr".into()),
             nodelay: false,

@@ -41,11 +41,20 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Whether another try could end better; whether one is safe, `retry` decides.
     pub retry: bool,
+    /// What exactly it was, in one word for the logs, where there is more to say than `kind` does: such as `duplicate_length`.
+    pub detail: Option<&'static str>,
+}
+
+impl Fault {
+    /// The fault of this kind, for this reason.
+    pub fn because(kind: FaultKind, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..Self::from(kind) }
+    }
 }
 
 impl From<FaultKind> for Fault {
     fn from(kind: FaultKind) -> Self {
-        Fault { blame: kind.blame(), kind, retry: kind.may_retry() }
+        Fault { blame: kind.blame(), kind, retry: kind.may_retry(), detail: None }
     }
 }
 
@@ -96,7 +105,7 @@ pub enum FaultKind {
     BodyTooLarge,
     /// An HTTP version that is not spoken here.
     UnsupportedVersion,
-    /// A method that is not forwarded (CONNECT).
+    /// A method that is not forwarded: CONNECT, or one longer than any that is known.
     UnsupportedMethod,
     /// A transfer coding other than chunked.
     UnsupportedTransferCoding,

@@ -5,9 +5,11 @@
 pub mod balance;
 pub mod endpoint;
 pub mod error;
+pub mod expect;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod h1;
+pub mod half_close;
 pub mod health;
 pub mod limit;
 pub mod request;

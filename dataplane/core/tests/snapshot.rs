@@ -13,9 +13,9 @@ use dataplane_core::snapshot::{
     EndpointAddress, EndpointHealth, EndpointId, Plan, ResolvedEndpoint, Snapshot, diff,
 };
 use proto::config::{
-    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HeaderRules,
-    HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries,
-    Role, Route, Runtime, SocketAccess, SocketOptions, Timeouts,
+    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HalfClose,
+    HeaderRules, HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy,
+    Pool, Retries, Role, Route, Runtime, SocketAccess, SocketOptions, Timeouts,
 };
 
 const WORKERS: usize = 2;
@@ -356,7 +356,13 @@ fn config() -> Config {
 fn listener(name: &str, binds: &[&str]) -> Listener {
     let bind = |text: &&str| Bind::Tcp(text.parse().expect("an address"));
     let binds = binds.iter().map(bind).collect();
-    Listener { name: name.into(), binds, protocol: ListenerProtocol::Http, socket: socket() }
+    Listener {
+        name: name.into(),
+        binds,
+        protocol: ListenerProtocol::Http,
+        half_close: HalfClose::Auto,
+        socket: socket(),
+    }
 }
 
 fn route(name: &str, prefix: &str, cluster: &str) -> Route {

@@ -28,7 +28,7 @@ pub(crate) use buf::{
 };
 pub(crate) use clock::{TICK, keep_time, now};
 pub(crate) use dial::dial;
-pub(crate) use driver::{Input, Told, inbox_bytes_most, reserve_bytes_most};
+pub(crate) use driver::{Input, Received, Told, inbox_bytes_most, reserve_bytes_most};
 pub(crate) use home::Lease;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use ring::probe as probe_io_uring;

@@ -2,7 +2,7 @@
 //!
 //! Only used while the log is on: taking notes allocates, and a record reads the clock.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,8 +26,6 @@ pub(crate) struct Notes {
     pub(super) path: Option<Box<str>>,
     /// The last endpoint that was tried.
     pub(super) endpoint: RefCell<Option<Box<str>>>,
-    /// What is known of a fault of the endpoint beyond its kind; of a try that was followed by another one it says nothing.
-    pub(super) detail: Cell<Option<(FaultKind, &'static str)>>,
 }
 
 impl Notes {

@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Fault, FaultKind};
+use dataplane_core::expect::Continue;
+use dataplane_core::half_close::{Answer, WhenInputEnds};
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
@@ -46,6 +48,14 @@ pub(crate) struct Exchange {
     pub(crate) is_followed: Cell<bool>,
     /// Whether body bytes beyond the kept ones have been sent.
     pub(crate) is_body_lost: Cell<bool>,
+    /// How far the answer has come.
+    pub(crate) answer: Cell<Answer>,
+    /// Whether the client waits for permission to send its body.
+    pub(crate) permission: Cell<Continue>,
+    /// What follows when the client ends its side.
+    pub(crate) when_input_ends: WhenInputEnds,
+    /// Why the last try failed, where there is more to say than the fault's kind does.
+    detail: Cell<Option<(FaultKind, &'static str)>>,
     pub(crate) tally: Tally,
     /// For the access log; none while it is off.
     pub(crate) notes: Option<Box<Notes>>,
@@ -133,6 +143,10 @@ impl Exchange {
             is_asked: Cell::new(false),
             is_followed: Cell::new(false),
             is_body_lost: Cell::new(false),
+            answer: Cell::new(Answer::Awaited),
+            permission: Cell::new(Continue::NotAsked),
+            when_input_ends: WhenInputEnds::Cancel,
+            detail: Cell::new(None),
             tally,
             notes: None,
             is_finished: Cell::new(false),
@@ -272,6 +286,7 @@ impl Exchange {
         let picked = if may_reuse { cluster.pick(&tried) } else { cluster.at(index) };
         let (next, endpoint) = picked.ok_or(failed.kind)?;
         self.route().stats.retries.increment();
+        self.detail.set(None);
         let request = if next != index && cluster.entry.config.host_header == HostHeader::Endpoint {
             with_host(&request, &endpoint.name)
         } else {
@@ -285,13 +300,6 @@ impl Exchange {
     pub(crate) fn is_end_awaited(&self) -> bool {
         let is_counted = self.permit.as_ref().is_some_and(RequestPermit::is_counted);
         is_counted || self.notes.is_some() || self.is_followed.get()
-    }
-
-    /// Notes what exactly was wrong with the endpoint's answer; only kept while the access log is on.
-    pub(crate) fn note(&self, kind: FaultKind, detail: &'static str) {
-        if let Some(notes) = &self.notes {
-            notes.detail.set(Some((kind, detail)));
-        }
     }
 
     fn decide(&self, failed: Failed) -> Retry {
@@ -329,6 +337,18 @@ impl Exchange {
         }
     }
 
+    /// Keeps the reason of a fault for the logs.
+    pub(crate) fn explain(&self, fault: impl Into<Fault>) -> FaultKind {
+        let fault = fault.into();
+        self.detail.set(fault.detail.map(|detail| (fault.kind, detail)));
+        fault.kind
+    }
+
+    /// The reason of the fault that ended it, in one word, if one was given; of another fault it says nothing.
+    pub(crate) fn detail(&self, fault: FaultKind) -> Option<&'static str> {
+        self.detail.get().filter(|(of, _)| *of == fault).map(|(_, detail)| detail)
+    }
+
     /// Whether the request can be sent again from what was kept.
     pub(crate) fn is_kept(&self) -> bool {
         self.kept.borrow().is_some()
@@ -342,6 +362,17 @@ impl Exchange {
     /// The endpoint has begun to answer: the request will not be sent again.
     pub(crate) fn settle(&self) {
         self.kept.replace(None);
+    }
+
+    /// Whether the client waits for permission to send its body, and has sent none of it.
+    pub(crate) fn is_permission_due(&self) -> bool {
+        !self.is_asked.get() && self.permission.get().is_due(self.tally.bytes_in.get())
+    }
+
+    /// Whether the endpoint has answered a client that waited for permission to send its body: then there is no body (RFC 9110, section
+    /// 10.1.1), and what the client sends next is not for this endpoint.
+    pub(crate) fn is_body_declined(&self) -> bool {
+        self.answer.get() != Answer::Awaited && self.is_permission_due()
     }
 
     /// Notes when the endpoint's first byte came.
@@ -408,7 +439,7 @@ impl Exchange {
             route.stats.proxy_time.record(total.saturating_sub(upstream));
         }
         if let (Some(notes), Some(log)) = (&self.notes, &self.view.live.access) {
-            let detail = notes.detail.get().filter(|(of, _)| fault == Some(*of)).map(|(_, detail)| detail);
+            let detail = fault.and_then(|fault| self.detail(fault));
             let (listener, route) = (self.ingress.name(), Some(&route.entry));
             let entry = access::Entry { id: &self.id, listener, notes, tally, route, status, fault, detail };
             access::write(log, &self.context, &entry);

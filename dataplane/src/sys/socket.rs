@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use proto::config::SocketOptions;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
@@ -140,6 +141,14 @@ pub(crate) fn peek(socket: impl AsFd) -> Peek {
     }
 }
 
+/// Whether nobody is at the other end any more: the connection was reset or, of a Unix socket, closed. A TCP peer that has closed
+/// looks like one that only sends no more, until something sent to it is answered with a reset.
+pub(crate) fn is_abandoned(socket: impl AsFd) -> bool {
+    // The hangup and errors are told unasked (poll(2)); the end of the peer's side alone is not among them.
+    let mut looked_at = [PollFd::new(&socket, PollFlags::empty())];
+    poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|told| told > 0)
+}
+
 /// Throws away what has been received, up to `bytes_max`, without waiting: a close with bytes unread would be a reset.
 pub(crate) fn discard(socket: impl AsFd, bytes_max: usize) {
     let mut room = [0u8; 4096];
@@ -236,6 +245,29 @@ mod tests {
         drop(listener);
         let refused = connect_tcp(address, &options).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_peer_that_sends_no_more_is_there_until_it_closes_or_resets() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!is_abandoned(&near), "it still reads");
+        drop(far);
+        assert!(is_abandoned(&near));
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        assert!(!is_abandoned(&near));
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(io::Read::read(&mut &near, &mut [0]).unwrap(), 0, "its end is here");
+        assert!(!is_abandoned(&near), "it still reads");
+        reset_on_close(&far);
+        drop(far);
+        // A failed connection ends every wait, this one with an error.
+        while !is_abandoned(&near) {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

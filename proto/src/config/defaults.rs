@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Limits, Policy, Pool, Retries, SocketAccess, SocketOptions, TcpKeepalive, Timeouts};
+use super::{HalfClose, Limits, Policy, Pool, Retries, SocketAccess, SocketOptions, TcpKeepalive, Timeouts};
 
 /// Only from this host: the admin API has no login of its own.
 pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
@@ -31,8 +31,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Two retransmitted SYNs fit at an edge's distances; beyond it another endpoint is the better try.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A model may queue and read a long prompt before its first token.
-pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What the SDKs of OpenAI and Anthropic wait by default: a completion that is not streamed has no byte before its end, and a
+/// proxy that gives up earlier turns a slow answer into an error that the client then retries.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(10);
 /// A model that reasons may be silent between two events for a long time.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -62,6 +63,9 @@ pub const HEALTHY_AFTER: u32 = 2;
 pub const UNHEALTHY_AFTER: u32 = 3;
 /// What health pages answer.
 pub const EXPECTED_STATUS: u16 = 200;
+
+/// A shell's `nc -N` gets its answer, and a chat that was closed still frees its model at once.
+pub const HALF_CLOSE: HalfClose = HalfClose::Auto;
 
 /// Linux's own `somaxconn`, so that a burst of new clients is not turned away.
 pub const BACKLOG: u32 = 4096;

@@ -14,6 +14,8 @@ pub struct Listener {
     pub binds: Vec<Bind>,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
+    /// What the end of a client's input means.
+    pub half_close: HalfClose,
     /// Options of the accepted sockets (and of the listening one, where they are inherited).
     pub socket: SocketOptions,
 }
@@ -49,6 +51,29 @@ impl ListenerProtocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+        }
+    }
+}
+
+/// What it means that a client has sent the end of its side (FIN) and not yet got all of its answers: either it is gone, or it only
+/// has nothing more to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HalfClose {
+    /// Depends on the request and its answer: what generates text is cancelled, what only reads is served.
+    Auto,
+    /// The client is answered whatever it has sent in whole, then its connection is closed.
+    Serve,
+    /// The client is gone: its request is cancelled at the origin.
+    Cancel,
+}
+
+impl HalfClose {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Serve => "serve",
+            Self::Cancel => "cancel",
         }
     }
 }

@@ -33,7 +33,9 @@ pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;
-pub use listener::{Account, Bind, Listener, ListenerProtocol, SocketAccess, SocketOptions, TcpKeepalive};
+pub use listener::{
+    Account, Bind, HalfClose, Listener, ListenerProtocol, SocketAccess, SocketOptions, TcpKeepalive,
+};
 pub use read::TEXT_BYTES_MAX;
 pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
 

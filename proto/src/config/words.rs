@@ -3,7 +3,7 @@
 //! The one table of words serves the conversion, the messages and the schema, so they cannot differ.
 
 use super::planned::{self, PlannedWord};
-use super::{ClusterProtocol, Driver, ListenerProtocol, LogLevel, Policy, Role};
+use super::{ClusterProtocol, Driver, HalfClose, ListenerProtocol, LogLevel, Policy, Role};
 
 /// The words that one key takes.
 pub(crate) struct Words<T: 'static> {
@@ -59,6 +59,12 @@ pub(crate) const LISTENER_PROTOCOLS: Words<ListenerProtocol> = Words {
     all: &[ListenerProtocol::Http],
     name: ListenerProtocol::name,
     planned: planned::LISTENER_PROTOCOLS,
+};
+
+pub(crate) const HALF_CLOSES: Words<HalfClose> = Words {
+    all: &[HalfClose::Auto, HalfClose::Serve, HalfClose::Cancel],
+    name: HalfClose::name,
+    planned: &[],
 };
 
 pub(crate) const CLUSTER_PROTOCOLS: Words<ClusterProtocol> = Words {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::config::{
-    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HostHeader, Limits,
-    Listener, ListenerProtocol, Log, LogLevel, Node, Policy, Pool, Role, Runtime, SocketAccess,
-    SocketOptions,
+    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HalfClose,
+    HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, Policy, Pool, Role, Runtime,
+    SocketAccess, SocketOptions,
 };
 
 use super::{Finding, Host, Report, State, examine, text};
@@ -99,6 +99,7 @@ fn config(bind: Bind) -> Config {
             name: "http".into(),
             binds: vec![bind],
             protocol: ListenerProtocol::Http,
+            half_close: HalfClose::Auto,
             socket: socket.clone(),
         }],
         routes: Vec::new(),

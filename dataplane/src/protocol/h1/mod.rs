@@ -15,6 +15,7 @@ mod carry;
 mod reply;
 mod request;
 mod upload;
+mod watch;
 
 use std::cell::Cell;
 use std::net::SocketAddr;

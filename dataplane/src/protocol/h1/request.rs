@@ -6,10 +6,12 @@ use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
 use dataplane_core::error::{Detail, FaultKind};
+use dataplane_core::expect::Continue;
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead, Scan,
-    encode_request, parse_request,
+    Asked, BodyDecoder, Client, HeadErrorKind, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
+    Scan, encode_request, parse_request,
 };
+use dataplane_core::half_close::WhenInputEnds;
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::{BodyLength, Method};
 use dataplane_core::route::RequestView;
@@ -89,6 +91,8 @@ struct Decision {
     decoder: BodyDecoder,
     /// What those bytes are.
     body: Scan,
+    permission: Continue,
+    when_input_ends: WhenInputEnds,
     first: Try,
     notes: Option<Box<Notes>>,
 }
@@ -215,6 +219,7 @@ fn decide(
     let permit = context.admission().try_request();
     let permit =
         permit.ok_or_else(|| declined(FaultKind::Overloaded).because(Detail::Node("limits.requests")))?;
+    let half_close = view.live.snapshot.listeners[client.ingress.index()].config.half_close;
     Ok(Decision {
         route,
         permit,
@@ -225,6 +230,8 @@ fn decide(
         encoded_bytes,
         decoder,
         body,
+        permission: Continue::of_request(head.expect_continue),
+        when_input_ends: WhenInputEnds::of_request(half_close, head.method, head.wants_events),
         first: Try { index, endpoint, may_reuse: true },
         notes: view.live.access.is_some().then(|| Box::new(Notes::of_head(client.peer(), head))),
     })
@@ -247,6 +254,8 @@ fn rewrite(
     let scratch = client.context.scratch.borrow();
     put_head(&scratch[..decision.encoded_bytes], &mut input);
     exchange.notes = decision.notes;
+    exchange.permission.set(decision.permission);
+    exchange.when_input_ends = decision.when_input_ends;
     exchange.is_asked.set(is_whole);
     exchange.is_followed.set(rest.is_some());
     let mut asked_by = decision.client;
@@ -356,7 +365,7 @@ impl Refusal {
             414 => FaultKind::UriTooLong,
             417 => FaultKind::ExpectationFailed,
             431 => FaultKind::RequestHeadTooLarge,
-            501 if error.kind.as_str().contains("encoding") => FaultKind::UnsupportedTransferCoding,
+            501 if error.kind == HeadErrorKind::UnsupportedEncoding => FaultKind::UnsupportedTransferCoding,
             501 => FaultKind::UnsupportedMethod,
             505 => FaultKind::UnsupportedVersion,
             _ => FaultKind::MalformedRequest,

@@ -8,7 +8,7 @@ use super::{Names, socket};
 use crate::config::file;
 use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
-use crate::config::{Bind, Listener, ListenerProtocol, words};
+use crate::config::{Bind, Listener, ListenerProtocol, defaults, words};
 
 /// Most addresses of one node: each costs a socket in every worker.
 const BINDS_MAX: usize = 1024;
@@ -57,6 +57,7 @@ fn listener(
             ListenerProtocol::Http,
             problems,
         ),
+        half_close: word(&file.half_close, "half_close", &words::HALF_CLOSES, defaults::HALF_CLOSE, problems),
         socket,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::access;
-use super::values::{Refusal, accept, integer, size, whole_seconds};
+use super::values::{Refusal, accept, integer, optional_whole_seconds, size, whole_seconds};
 use crate::config::file;
 use crate::config::file::value::{At, SizeText, Switch};
 use crate::config::problem::Problems;
@@ -39,7 +39,7 @@ pub(super) fn of_listener(file: &file::Socket, binds: &[Bind], problems: &mut Pr
                 integer(&queue, 0..=QUEUE_MAX, default.fastopen, problems)
             }
         },
-        defer_accept: whole_seconds(&file.defer_accept, seconds, problems),
+        defer_accept: optional_whole_seconds(&file.defer_accept, seconds, problems),
         backlog: integer(&file.backlog, 1..=QUEUE_MAX, default.backlog, problems),
         shared: file.shared.as_ref().map_or(default.shared, |field| field.value),
         freebind: file.freebind.as_ref().map_or(default.freebind, |field| field.value),
@@ -116,8 +116,8 @@ fn keepalive(file: &file::Keepalive, problems: &mut Problems) -> TcpKeepalive {
     let default = TcpKeepalive::default();
     let range = Duration::from_secs(1)..=KEEPALIVE_MAX;
     TcpKeepalive {
-        idle: whole_seconds(&file.idle, range.clone(), problems).unwrap_or(default.idle),
-        interval: whole_seconds(&file.interval, range, problems).unwrap_or(default.interval),
+        idle: whole_seconds(&file.idle, range.clone(), default.idle, problems),
+        interval: whole_seconds(&file.interval, range, default.interval, problems),
         probes: integer(&file.probes, 1..=PROBES_MAX, default.probes, problems),
     }
 }
