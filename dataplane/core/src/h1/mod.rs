@@ -17,6 +17,7 @@ pub mod encode;
 pub mod error;
 pub mod field;
 pub mod head;
+pub mod keep_alive;
 pub mod reply;
 pub mod request_head;
 pub mod response_head;

@@ -70,21 +70,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes an accepted socket over; none when the node is full, and then the client was told so.
+    /// Takes over an accepted socket that was let in; none if it cannot be watched, and then its place is given back.
     pub(crate) fn open(
         socket: OwnedFd,
         peer: Option<SocketAddr>,
         ingress: &Rc<Ingress>,
         context: &Rc<Context>,
     ) -> Option<Self> {
-        if !context.admission().try_connection() {
-            ingress.stats().refused.increment();
-            context.stats().refused.increment();
-            reply::refuse_connection(&socket, context);
-            return None;
-        }
         let connection = Stream::adopt(socket).ok().map(|stream| Self {
-            place: ingress.enter(stream.as_raw_fd()),
+            place: ingress.enter(stream.as_raw_fd(), now()),
             stream,
             peer: peer.map(Peer::from),
             ingress: Rc::clone(ingress),
@@ -140,6 +134,14 @@ impl Drop for Connection {
         self.context.stats().connections.decrement();
         self.context.admission().release_connection();
     }
+}
+
+/// Turns an accepted client away that is not let in.
+pub(crate) fn turn_away(socket: &OwnedFd, kind: FaultKind, ingress: &Ingress, context: &Context) {
+    ingress.stats().refused.increment();
+    ingress.stats().count_fault(kind);
+    context.stats().refused.increment();
+    reply::refuse_connection(socket, kind, context);
 }
 
 /// What follows the requests of a connection.
