@@ -384,4 +384,24 @@ mod tests {
         assert!(clients.heard(0));
         assert_eq!(clients.end(0), None, "it is being served");
     }
+    #[test]
+    fn what_a_client_has_sent_before_it_is_displaced_is_read_and_answered() {
+        use std::io::{Read, Write};
+        use std::os::fd::AsRawFd;
+        use std::os::unix::net::UnixStream;
+        let ingress = Ingress::new("http", 0, Arc::default());
+        let (mut ours, mut client) = UnixStream::pair().unwrap();
+        let place = ingress.enter(ours.as_raw_fd(), 0);
+        client.write_all(b"request").unwrap();
+        ingress.displace(place);
+        let mut read = Vec::new();
+        ours.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"request");
+        ours.write_all(b"answer").unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+        ingress.displace(place);
+        assert_eq!(ingress.stats().displaced.value(), 1, "it goes once");
+    }
 }
