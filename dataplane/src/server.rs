@@ -13,8 +13,7 @@ pub use crate::control::Failure;
 use crate::control::doctor::{self, Host, Report};
 use crate::control::{self, Inheritance, Node, Origin, Start};
 use crate::io::{Mode, probe_io_uring};
-use crate::sys::cpu;
-use crate::sys::memory;
+use crate::sys::{cpu, files, memory};
 use crate::worker::{WorkerOptions, Workers};
 
 /// Serves by the config at `path` until a signal ends it.
@@ -27,6 +26,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let inheritance =
         Inheritance::take().map_err(|error| failed("the sockets of the old process", &error))?;
     let origin = Origin::of_this_process().map_err(|error| failed("this program's path", &error))?;
+    // Before there are workers, and for every config again: an operator may change the limits of a process that runs.
+    files::raise_limit();
     let text = match &inheritance.config {
         Some(text) => text.clone(),
         None => read(path)?,

@@ -129,6 +129,8 @@ pub enum FaultKind {
     NoEndpoint,
     /// The node has as many connections or requests, or as much memory in use, as it may.
     Overloaded,
+    /// The process, or its host, has no file descriptor left for what the client wants.
+    OutOfFiles,
     /// The node is stopping and takes no more requests.
     Draining,
     /// The node stopped before the exchange came to its end.
@@ -161,7 +163,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in the order of their numbers (`kind as usize`).
-    pub const ALL: [FaultKind; 31] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::MalformedRequest,
         FaultKind::RequestHeadTooLarge,
         FaultKind::UriTooLong,
@@ -179,6 +181,7 @@ impl FaultKind {
         FaultKind::NoRoute,
         FaultKind::NoEndpoint,
         FaultKind::Overloaded,
+        FaultKind::OutOfFiles,
         FaultKind::Draining,
         FaultKind::DrainTimeout,
         FaultKind::Internal,
@@ -215,6 +218,7 @@ impl FaultKind {
             FaultKind::NoRoute => "no_route",
             FaultKind::NoEndpoint => "no_endpoint",
             FaultKind::Overloaded => "overloaded",
+            FaultKind::OutOfFiles => "out_of_files",
             FaultKind::Draining => "draining",
             FaultKind::DrainTimeout => "drain_timeout",
             FaultKind::Internal => "internal",
@@ -265,6 +269,7 @@ impl FaultKind {
             // The total is this node's own rule; the origin may have been answering all along.
             FaultKind::TotalTimeout
             | FaultKind::Overloaded
+            | FaultKind::OutOfFiles
             | FaultKind::Draining
             | FaultKind::DrainTimeout
             | FaultKind::Internal => Blame::Proxy,
@@ -293,9 +298,11 @@ impl FaultKind {
             | FaultKind::UpstreamMalformed
             | FaultKind::UpstreamHeadTooLarge
             | FaultKind::UpstreamTruncated => Some(502),
-            FaultKind::NoEndpoint | FaultKind::Overloaded | FaultKind::Draining | FaultKind::DrainTimeout => {
-                Some(503)
-            }
+            FaultKind::NoEndpoint
+            | FaultKind::Overloaded
+            | FaultKind::OutOfFiles
+            | FaultKind::Draining
+            | FaultKind::DrainTimeout => Some(503),
             FaultKind::ConnectTimeout
             | FaultKind::FirstByteTimeout
             | FaultKind::IdleTimeout
@@ -341,6 +348,7 @@ impl FaultKind {
             FaultKind::NoRoute => "No route matches this host, path and method.",
             FaultKind::NoEndpoint => "No server is available for this route; try again shortly.",
             FaultKind::Overloaded => "The server is overloaded; try again shortly.",
+            FaultKind::OutOfFiles => "The server has as many connections open as it may; try again shortly.",
             FaultKind::Draining => "The server is shutting down; try again.",
             FaultKind::DrainTimeout => "The server shut down before the response was complete.",
             FaultKind::Internal => "Something went wrong inside the proxy.",

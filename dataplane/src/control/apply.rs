@@ -13,13 +13,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dataplane_core::files::{Files, Standing};
 use dataplane_core::snapshot::{Snapshot, diff};
 use dataplane_core::stats::Gauge;
 use proto::config::{Admin, Config};
 use tracing::{info, warn};
 
 use super::access_log::{self, Destination, Writer};
-use super::doctor::files_needed;
 use super::node::{Applied, Node};
 use super::probe::Prober;
 use super::refusal::Refusal;
@@ -59,6 +59,7 @@ pub(crate) struct Outcome {
 /// A config for which everything that can fail has been done.
 struct Prepared {
     config: Arc<Config>,
+    files: Files,
     change: Change,
     /// Where the access log goes from now on; none: nowhere, or on as before.
     destination: Option<Destination>,
@@ -128,6 +129,8 @@ impl Applier {
         let before = before.as_ref().map(|applied| applied.live.snapshot.as_ref());
         let prepared = self.prepare(text, config, before.map(|snapshot| snapshot.config.as_ref()))?;
         let mut warnings = surroundings::warnings(&prepared.config);
+        let standing = Standing::of(&prepared.config, self.node.workers.count());
+        warnings.extend(too_few_files(&prepared.files, &standing, prepared.config.limits.connections));
         warnings.extend(self.resolver.named_endpoints(&prepared.config).iter().filter_map(without_address));
         warnings.extend(
             self.first.as_deref().map(|first| until_next_start(first, &prepared.config)).unwrap_or_default(),
@@ -163,7 +166,9 @@ impl Applier {
             .sockets
             .prepare(&plan.listeners, &config, &mut self.inherited)
             .map_err(|failure| surroundings::unbound(text, &config, &failure))?;
-        Ok(Prepared { config, change, destination })
+        let standing = Standing::of(&config, self.node.workers.count());
+        let files = Files::fit(files::raise_limit(), &standing, config.limits.connections);
+        Ok(Prepared { config, files, change, destination })
     }
 
     fn commit(
@@ -173,14 +178,15 @@ impl Applier {
         generation: u64,
         before: Option<&Snapshot>,
     ) -> Result<(), Refusal> {
-        let Prepared { config, change, destination } = prepared;
+        let Prepared { config, files: divided, change, destination } = prepared;
         self.follow_log(&config, destination)
             .map_err(|error| surroundings::unusable_log(text, &config, &error))?;
         if before.is_none_or(|before| before.config.log.level != config.log.level) {
             self.node.log.set(config.log.level);
         }
-        files::make_room(files_needed(config.limits.connections));
-        self.node.admission.reconfigure(&config.limits);
+        // An origin for each client, as far as the limit allows so many.
+        files::make_room(2 * u64::from(divided.connections) + divided.process + divided.control);
+        self.node.admission.reconfigure(&config.limits, &divided);
         self.resolver.follow(&config);
         self.first.get_or_insert_with(|| Arc::clone(&config));
         let live = self.build(config, generation, before);
@@ -189,7 +195,7 @@ impl Applier {
         // What the first config had no use for is closed; the process it came from still has it.
         self.inherited.clear();
         self.prober.follow(&live.snapshot);
-        self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound() });
+        self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound(), files: divided });
         self.tell_names();
         Ok(())
     }
@@ -244,7 +250,7 @@ impl Applier {
         self.node.workers.post_all(|| Order::Apply(Arc::clone(&live)));
         self.prober.follow(&live.snapshot);
         let (text, bound) = (Arc::clone(&applied.text), applied.bound.clone());
-        self.node.serve(Applied { live, text, bound });
+        self.node.serve(Applied { live, text, bound, files: applied.files });
     }
 
     /// What is known of the names of the live config goes where `/status` and the metrics read it.
@@ -332,6 +338,19 @@ fn try_admin_access(admin: &Admin) -> Result<(), (&Path, std::io::Error)> {
         .socket
         .as_deref()
         .map_or(Ok(()), |path| unix::try_access(&admin.access).map_err(|error| (path, error)))
+}
+
+/// What the limit of open files leaves of `limits.connections`, where it leaves less.
+fn too_few_files(files: &Files, standing: &Standing, wanted: u32) -> Option<String> {
+    let (limit, connections) = (files.limit, files.connections);
+    let needed = Files::needed(standing, wanted);
+    (connections < wanted).then(|| {
+        format!(
+            "limits.connections = {wanted} does not fit into {limit} open files: {connections} clients are served at \
+             once ({files}). Give the process {needed} files (LimitNOFILE={needed} in the unit, `ulimit -Hn {needed}` in \
+             the shell, `--ulimit nofile={needed}` for a container), or write limits.connections = {connections}"
+        )
+    })
 }
 
 /// What a running process does not change.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use dataplane_core::files::Files;
 use dataplane_core::limit::Admission;
 use dataplane_core::stats::WorkerStats;
 use proto::config::Bind;
@@ -61,6 +62,8 @@ pub(crate) struct Applied {
     pub(crate) text: Arc<str>,
     /// The listening sockets.
     pub(crate) bound: Vec<Bound>,
+    /// How the open files are divided.
+    pub(crate) files: Files,
 }
 
 /// A listening socket as it is.
@@ -254,6 +257,7 @@ impl Node {
         NodeFigures {
             generation,
             generations_live: self.generations().len() as u64,
+            connections_max: self.admission.connections_max().into(),
             applies: self.applies.load(Ordering::Relaxed),
             refusals: self.refusals.load(Ordering::Relaxed),
             ready: self.unready().is_none(),

@@ -1,5 +1,6 @@
 //! `GET /status`: the node in one JSON document, for people and for the agent. Figures over time are `/metrics`'.
 
+use dataplane_core::files::{Files, Standing};
 use dataplane_core::snapshot::{ClusterEntry, EndpointEntry, ListenerEntry};
 use dataplane_core::stats::{EndpointStats, WorkerStats};
 use serde::Serialize;
@@ -30,6 +31,7 @@ pub(crate) struct Status {
     clusters: Vec<ClusterStatus>,
     threads: Vec<ThreadStatus>,
     memory: MemoryStatus,
+    files: FileStatus,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,6 +111,23 @@ struct MemoryStatus {
     bytes_max: u64,
 }
 
+/// How the open files of the process are divided: the parts are the limit.
+#[derive(Debug, Default, Serialize)]
+struct FileStatus {
+    /// The most that may be open, as of the config's application; and how many are.
+    limit: u64,
+    open: u64,
+    /// What `limits.connections` asks for, and as many client connections as fit.
+    connections_wanted: u32,
+    connections_max: u32,
+    /// Kept for origins, for the control thread's work, and for the process itself.
+    origins_reserve: u64,
+    control_reserve: u64,
+    process_reserve: u64,
+    /// The least limit that has room for all clients wanted.
+    needed: u64,
+}
+
 /// The node as it is now.
 pub(crate) fn of(node: &Node) -> Status {
     let applied = node.applied();
@@ -138,6 +157,7 @@ pub(crate) fn of(node: &Node) -> Status {
             .unwrap_or_default(),
         threads: threads(node),
         memory: memory(node),
+        files: applied.map(|applied| files(node, applied)).unwrap_or_default(),
     }
 }
 
@@ -216,6 +236,22 @@ fn threads(node: &Node) -> Vec<ThreadStatus> {
         .collect()
 }
 
+fn files(node: &Node, applied: &Applied) -> FileStatus {
+    let config = &applied.live.snapshot.config;
+    let Files { limit, process, control, origins, connections } = applied.files;
+    let standing = Standing::of(config, node.workers.count());
+    FileStatus {
+        limit,
+        open: Process::now().open_fds,
+        connections_wanted: config.limits.connections,
+        connections_max: connections,
+        origins_reserve: origins,
+        control_reserve: control,
+        process_reserve: process,
+        needed: Files::needed(&standing, config.limits.connections),
+    }
+}
+
 fn memory(node: &Node) -> MemoryStatus {
     let all = WorkerStats::default();
     node.worker_stats.iter().for_each(|stats| all.merge(stats));
@@ -224,7 +260,7 @@ fn memory(node: &Node) -> MemoryStatus {
     let applied = node.applied();
     let limits = applied.as_ref().map(|applied| &applied.live.snapshot.config.limits);
     let worker_bytes_max = limits.map_or(0, |limits| limits.worker_memory_bytes);
-    let connections_max = limits.map_or(0, |limits| limits.connections);
+    let connections_max = applied.as_ref().map_or(0, |applied| applied.files.connections);
     let worker_reserve_bytes_max = one(|stats| stats.reserve_bytes_max.value());
     let idle_connection_bytes = IDLE_CONNECTION_BYTES as u64;
     let of_workers = (worker_bytes_max + worker_reserve_bytes_max) * node.worker_stats.len() as u64;

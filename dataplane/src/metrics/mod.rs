@@ -61,6 +61,8 @@ pub(crate) struct NodeFigures {
     pub(crate) applies: u64,
     /// Configs that were refused.
     pub(crate) refusals: u64,
+    /// The most client connections there may be.
+    pub(crate) connections_max: u64,
     /// Whether `/readyz` says yes.
     pub(crate) ready: bool,
     /// Whether the node takes no new connections.

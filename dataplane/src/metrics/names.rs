@@ -86,6 +86,7 @@ mod tables {
         gauge("millrace_config_generations_live", "Generations that still have exchanges, the served one included.", |node| node.generations_live),
         counter("millrace_config_applies_total", "Configs that were applied.", |node| node.applies),
         counter("millrace_config_refusals_total", "Configs that were refused.", |node| node.refusals),
+        gauge("millrace_connections_max", "Most client connections at once: limits.connections, or what fits into the limit of open files.", |node| node.connections_max),
         gauge("millrace_ready", "1 while the node is ready for traffic.", |node| u64::from(node.ready)),
         gauge("millrace_draining", "1 while the node takes no new connections.", |node| u64::from(node.draining)),
         counter("millrace_worker_restarts_total", "Worker threads that had to be started again.", |node| node.worker_restarts),
@@ -122,6 +123,7 @@ mod tables {
     pub(in super::super) const LISTENER_FROM_START: &[Number<ListenerStats>] = &[
         gauge("millrace_connections", "Open client connections.", |listener| listener.connections.value()),
         counter("millrace_connections_refused_total", "Client connections closed at once because a limit was reached.", |listener| listener.refused.value()),
+        counter("millrace_connections_displaced_total", "Silent client connections that were ended to make room for others.", |listener| listener.displaced.value()),
         counter("millrace_accept_failures_total", "Times that no connection could be accepted: out of descriptors or memory.", |listener| listener.accept_failures.value()),
     ];
 

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
-use dataplane_core::error::{Fault, FaultKind};
+use dataplane_core::error::{Blame, Fault, FaultKind};
 use dataplane_core::expect::Continue;
 use dataplane_core::half_close::{Answer, WhenInputEnds};
 use dataplane_core::limit::RequestPermit;
@@ -197,7 +197,9 @@ impl Exchange {
             None => match Box::pin(self.obtain(&endpoint, may_reuse, deadlines)).await {
                 Ok(obtained) => obtained,
                 Err(kind) => {
-                    endpoint.stats.failures.increment();
+                    if kind.blame() == Blame::Upstream {
+                        endpoint.stats.failures.increment();
+                    }
                     return Err((Failed { kind, phase: Phase::Connecting }, request));
                 }
             },
@@ -237,20 +239,34 @@ impl Exchange {
             return Ok((stream, true));
         }
         let socket = &route.cluster.entry.config.socket;
-        let mut connected = connect(endpoint, socket, deadlines, route.connect).await;
+        let dial = || {
+            let ceiling = self.context.admission().ceiling();
+            connect(endpoint, socket, deadlines, route.connect, ceiling)
+        };
+        let mut connected = dial().await;
         for _ in 0..TRIES_WITHOUT_DESCRIPTORS {
             if !connected.as_ref().is_err_and(|failure| is_exhausted(&failure.error)) {
                 break;
             }
-            // A connection that serves is worth more than one that waits: some of those go, and in a tick or two their
-            // descriptors are free.
-            self.context.give_up_some_idle();
+            // A connection that serves is worth more than one that waits, to an endpoint or for a client: some of those go,
+            // and in a tick or two their descriptors are free.
+            if !self.context.give_up_some_idle() {
+                self.context.make_room();
+            }
             sleep(TICK).await;
-            connected = connect(endpoint, socket, deadlines, route.connect).await;
+            connected = dial().await;
         }
         connected.inspect(Stream::listen).map(|stream| (stream, false)).map_err(
             |ConnectFailure { kind, error }| {
                 tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+                if kind == FaultKind::OutOfFiles && let Some(left_out) = self.context.may_warn_of_files() {
+                    tracing::warn!(
+                        kind = kind.as_str(),
+                        left_out,
+                        "no open file is left for a connection to an endpoint, the request is answered 503: raise the \
+                         limit of open files, or lower limits.connections"
+                    );
+                }
                 kind
             },
         )

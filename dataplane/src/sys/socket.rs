@@ -94,11 +94,23 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// Whether something failed since the process, or the host, has run out of descriptors.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Starts to connect a new socket; the result is there when it becomes writable ([`connect_result`]).
 /// True when it is connected already, as to an endpoint on this host.
-pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<(OwnedFd, bool)> {
+///
+/// Errors: also, as if the limit were reached, where the socket's number would be `ceiling` or more.
+pub(crate) fn connect_tcp(
+    address: SocketAddr,
+    options: &SocketOptions,
+    ceiling: u32,
+) -> io::Result<(OwnedFd, bool)> {
     let kind = Type::STREAM.cloexec().nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    check_number(&socket, ceiling)?;
     set_options(&SockRef::from(&socket), options)?;
     if options.fastopen > 0 {
         set_int(&SockRef::from(&socket), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
@@ -107,9 +119,16 @@ pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::R
 }
 
 /// As [`connect_tcp`], to a Unix socket.
-pub(crate) fn connect_unix(path: &Path) -> io::Result<(OwnedFd, bool)> {
+pub(crate) fn connect_unix(path: &Path, ceiling: u32) -> io::Result<(OwnedFd, bool)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
+    check_number(&socket, ceiling)?;
     begin_connect(socket, &SockAddr::unix(path)?)
+}
+
+/// The kernel gives the lowest free number, so one of `ceiling` or more says that all below are taken.
+fn check_number(socket: &Socket, ceiling: u32) -> io::Result<()> {
+    let is_low = u32::try_from(socket.as_raw_fd()).is_ok_and(|number| number < ceiling);
+    if is_low { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
 }
 
 fn begin_connect(socket: Socket, address: &SockAddr) -> io::Result<(OwnedFd, bool)> {
@@ -240,10 +259,10 @@ mod tests {
         let options = SocketOptions::cluster();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (_socket, is_connected) = connect_tcp(address, &options).unwrap();
+        let (_socket, is_connected) = connect_tcp(address, &options, u32::MAX).unwrap();
         assert!(is_connected);
         drop(listener);
-        let refused = connect_tcp(address, &options).unwrap_err();
+        let refused = connect_tcp(address, &options, u32::MAX).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -271,6 +290,18 @@ mod tests {
     }
 
     #[test]
+    fn no_number_is_used_that_is_kept_for_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let error = connect_tcp(address, &SocketOptions::cluster(), 0).unwrap_err();
+        assert!(is_out_of_files(&error) && is_exhausted(&error), "{error}");
+        let error = connect_unix(Path::new("/nonexistent"), 0).unwrap_err();
+        assert!(is_out_of_files(&error), "{error}");
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody was dialled");
+    }
+
+    #[test]
     fn an_endpoint_that_does_not_answer_is_waited_for() {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -278,7 +309,7 @@ mod tests {
         let address = local_address(&listener).unwrap().unwrap();
         // The queue holds one; a second attempt is left without an answer.
         let _first = TcpStream::connect(address).unwrap();
-        let (_socket, is_connected) = connect_tcp(address, &SocketOptions::cluster()).unwrap();
+        let (_socket, is_connected) = connect_tcp(address, &SocketOptions::cluster(), u32::MAX).unwrap();
         assert!(!is_connected);
     }
 }

@@ -48,8 +48,9 @@ pub const POLICY: Policy = Policy::LeastInFlight;
 pub const WEIGHT: u32 = 1;
 /// Far more than one worker needs between two bursts.
 pub const POOL_IDLE_PER_ENDPOINT: u32 = 512;
-/// Below the two minutes after which some firewalls forget a silent connection.
-pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Below the five seconds after which uvicorn and Node close an idle connection, without saying so: a request that meets the
+/// close is lost. Under load connections wait for milliseconds, so reuse does not suffer.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The usual time to live of names that fail over.
 pub const DNS_REFRESH: Duration = Duration::from_secs(30);
 

@@ -7,6 +7,7 @@ use proto::config::Limits;
 use super::error::HeadErrorKind;
 use super::field::{FIELDS_MAX, Field, FieldKind, is_token, list, trim};
 use super::framing::Framing;
+use super::keep_alive::KeepAlive;
 
 /// Longest head, whatever the limits say, so that offsets fit in 32 bits and names in 16 with room to spare.
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
@@ -86,6 +87,7 @@ pub(super) struct Digest<'b> {
     pub(super) expect_continue: bool,
     pub(super) wants_events: bool,
     pub(super) content_type: Option<&'b [u8]>,
+    pub(super) keep_alive: KeepAlive,
     pub(super) request_id: RequestId<'b>,
 }
 
@@ -136,10 +138,10 @@ impl<'b> Digest<'b> {
             FieldKind::ContentType => {
                 self.content_type.get_or_insert(value);
             }
+            FieldKind::KeepAlive => self.keep_alive.add(value),
             FieldKind::XRequestId => self.request_id = self.request_id.and(value),
             FieldKind::Other
             | FieldKind::Alias
-            | FieldKind::KeepAlive
             | FieldKind::ProxyConnection
             | FieldKind::ProxyAuthorization
             | FieldKind::ProxyAuthenticate

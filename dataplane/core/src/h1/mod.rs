@@ -20,6 +20,7 @@ pub mod field;
 mod framing;
 pub mod glimpse;
 pub mod head;
+pub mod keep_alive;
 pub mod reply;
 pub mod request_head;
 pub mod response_head;

@@ -42,6 +42,8 @@ pub struct ResponseHead<'b> {
     /// Whether the connection can stay open once the body has been read: the origin lets it, and nothing about this response is
     /// doubtful.
     pub keep_alive: bool,
+    /// For how many milliseconds it may then be idle, by the origin's word less a margin; [`u32::MAX`] where it says nothing.
+    pub idle_ms_max: u32,
     /// The first `Content-Type`.
     pub content_type: Option<&'b [u8]>,
     /// For a 101: the protocol that is spoken from here on.
@@ -118,6 +120,7 @@ fn assemble<'b>(
         Version::Http11 => true,
         Version::Http10 => digest.connection.keep_alive,
     };
+    let idle_ms_max = digest.keep_alive.idle_ms_max();
     Ok(ResponseHead {
         status,
         reason: response.reason.unwrap_or_default(),
@@ -128,9 +131,11 @@ fn assemble<'b>(
         superfluous,
         keep_alive: persists
             && !digest.connection.close
+            && idle_ms_max > 0
             && length != ResponseLength::UntilClose
             && superfluous.is_none()
             && status != 101,
+        idle_ms_max,
         content_type: digest.content_type,
         upgrade,
         bytes,

@@ -70,6 +70,8 @@ pub struct ListenerStats {
     pub refused: Counter,
     /// Failures of `accept` itself.
     pub accept_failures: Counter,
+    /// Silent connections that were ended to make room for others.
+    pub displaced: Counter,
     /// Ended exchanges by [`StatusClass`], those without a route too.
     pub requests: [Counter; StatusClass::ALL.len()],
     /// Faults by [`FaultKind`] that ended a request before it had a route, or a connection.
@@ -98,12 +100,22 @@ impl ListenerStats {
 
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
-        let Self { connections, accepted, refused, accept_failures, requests, faults, bytes_in, bytes_out } =
-            other;
+        let Self {
+            connections,
+            accepted,
+            refused,
+            accept_failures,
+            displaced,
+            requests,
+            faults,
+            bytes_in,
+            bytes_out,
+        } = other;
         self.connections.merge(connections);
         self.accepted.merge(accepted);
         self.refused.merge(refused);
         self.accept_failures.merge(accept_failures);
+        self.displaced.merge(displaced);
         merge_each(&self.requests, requests);
         merge_each(&self.faults, faults);
         self.bytes_in.merge(bytes_in);

@@ -72,9 +72,15 @@ fn address(node: &Node, listener: &str) -> SocketAddr {
 
 /// How many of so many connections the node lets in.
 fn connections_admitted(node: &Node, tries: usize) -> usize {
-    let admitted = (0..tries).filter(|_| node.admission.try_connection()).count();
+    let admitted = (0..tries).filter(|_| node.admission.try_connection(|| 0)).count();
     (0..admitted).for_each(|_| node.admission.release_connection());
     admitted
+}
+
+/// Warnings beside the one that this host's limit of open files may be worth.
+fn others(outcome: &Outcome) -> Vec<String> {
+    let is_of_files = |warning: &&String| warning.contains("open files");
+    outcome.warnings.iter().filter(|warning| !is_of_files(warning)).cloned().collect()
 }
 
 fn applier(node: &TestNode) -> Applier {
@@ -86,7 +92,7 @@ async fn serves_by_what_was_applied() {
     let node = TestNode::start(2);
     let mut applier = applier(&node);
     let outcome = applier.apply(&text("127.0.0.1:0", "", origin().await)).await.unwrap();
-    assert_eq!(outcome, Outcome { generation: 1, warnings: Vec::new() });
+    assert_eq!((outcome.generation, others(&outcome)), (1, Vec::new()));
     for _ in 0..8 {
         assert_serves(address(&node, "http")).await;
     }
@@ -321,10 +327,10 @@ async fn sections_that_need_a_start_are_named_until_it_comes() {
     applier.apply(&first).await.unwrap();
     let other = first.clone() + "[runtime]\nworkers = 3\n";
     for _ in 0..2 {
-        let warnings = applier.apply(&other).await.unwrap().warnings;
+        let warnings = others(&applier.apply(&other).await.unwrap());
         assert_eq!(warnings, ["[runtime] takes effect at the next start or upgrade"]);
     }
-    assert!(applier.apply(&first).await.unwrap().warnings.is_empty());
+    assert!(others(&applier.apply(&first).await.unwrap()).is_empty());
 }
 
 #[tokio::test]
@@ -332,7 +338,7 @@ async fn a_congestion_control_that_the_kernel_lacks_is_a_warning() {
     let node = TestNode::start(1);
     let mut applier = applier(&node);
     let config = text("127.0.0.1:0", "socket = { congestion = \"nosuch\" }", origin().await);
-    let warnings = applier.apply(&config).await.unwrap().warnings;
+    let warnings = others(&applier.apply(&config).await.unwrap());
     assert!(warnings.len() == 1 && warnings[0].contains("nosuch"), "{warnings:?}");
     assert_serves(address(&node, "http")).await;
 }

@@ -26,6 +26,8 @@ use crate::relay::Transit;
 pub(super) struct Answered {
     /// The upstream connection can serve another exchange.
     pub(super) keep_upstream: bool,
+    /// For how long it may wait for that.
+    pub(super) idle_ms_max: u32,
     /// The client's connection can.
     pub(super) keep_client: bool,
     /// Both ends have left HTTP behind.
@@ -272,6 +274,7 @@ fn open(
         transit: transit(&head, sending),
         answered: Answered {
             keep_upstream: head.keep_alive && head.length != ResponseLength::UntilClose,
+            idle_ms_max: head.idle_ms_max,
             keep_client: sending.keep_alive,
             is_switched: head.status == 101,
         },

@@ -209,7 +209,7 @@ impl Carriage<'_> {
     fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) {
         self.client.deadlines.aim(Side::Exchange, -1);
         if answered.keep_upstream {
-            self.exchange.route().cluster.keep_idle(&endpoint, stream);
+            self.exchange.route().cluster.keep_idle(&endpoint, stream, answered.idle_ms_max);
         }
     }
 

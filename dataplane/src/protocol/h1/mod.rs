@@ -73,21 +73,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes an accepted socket over; none when the node is full, and then the client was told so.
+    /// Takes over an accepted socket that was let in; none if it cannot be watched, and then its place is given back.
     pub(crate) fn open(
         socket: OwnedFd,
         peer: Option<SocketAddr>,
         ingress: &Rc<Ingress>,
         context: &Rc<Context>,
     ) -> Option<Self> {
-        if !context.admission().try_connection() {
-            ingress.stats().refused.increment();
-            context.stats().refused.increment();
-            turn_away(&socket, peer, ingress, context);
-            return None;
-        }
         let connection = Stream::adopt(socket).ok().map(|stream| Self {
-            place: ingress.enter(stream.as_raw_fd()),
+            place: ingress.enter(stream.as_raw_fd(), now()),
             stream,
             peer: peer.map(Peer::from),
             ingress: Rc::clone(ingress),
@@ -283,15 +277,25 @@ async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
     Ended::Closed
 }
 
-/// Tells a client that there are as many connections as there may be.
-fn turn_away(socket: &OwnedFd, peer: Option<SocketAddr>, ingress: &Rc<Ingress>, context: &Rc<Context>) {
-    let mut refusal = Refusal::unread(FaultKind::Overloaded, context.request_id(), context.stamp());
-    refusal.detail = Some(Detail::Node("limits.connections"));
+/// Turns an accepted client away that is not let in: there are as many connections as there may be, or no files for more.
+pub(crate) fn turn_away(
+    socket: &OwnedFd,
+    peer: Option<SocketAddr>,
+    kind: FaultKind,
+    ingress: &Ingress,
+    context: &Context,
+) {
+    ingress.stats().refused.increment();
+    context.stats().refused.increment();
+    let mut refusal = Refusal::unread(kind, context.request_id(), context.stamp());
+    let is_out_of_files = kind == FaultKind::OutOfFiles;
+    let limit = if is_out_of_files { "the limit of open files" } else { "limits.connections" };
+    refusal.detail = Some(Detail::Node(limit));
     let view = context.view();
     if let Some(view) = &view {
         refusal.note(view, || Notes::of_client(peer));
     }
-    reply::refuse_connection(socket, refusal.id.clone());
+    reply::refuse_connection(socket, kind, refusal.id.clone());
     tell_of(context, ingress, view, &refusal);
 }
 

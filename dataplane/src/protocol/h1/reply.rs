@@ -1,6 +1,5 @@
 //! What the proxy itself says to a client: errors in JSON, and a decent end of the connection.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use dataplane_core::error::{Detail, FaultKind};
@@ -73,17 +72,13 @@ pub(super) async fn discard(client: &Connection, mut body: BodyDecoder) -> Ended
     }
 }
 
-/// Tells a client that the node is full, without waiting, and closes.
-pub(super) fn refuse_connection(socket: &OwnedFd, id: RequestId) {
-    let kind = FaultKind::Overloaded;
+/// Tells a client that the node is full, without waiting, and ends our side of the connection.
+pub(super) fn refuse_connection(socket: &OwnedFd, kind: FaultKind, id: RequestId) {
     let Some(buf) = encode(&Reply { kind, id, keep_alive: false, head_only: false, detail: None }) else {
         return;
     };
     // Best effort: the few bytes fit into an empty send queue, and nobody waits for a client that is turned away.
-    if let Ok(copy) = socket.try_clone() {
-        let mut stream = std::net::TcpStream::from(copy);
-        let _ = stream.write_all(buf.bytes());
-    }
+    let _ = rustix::net::send(socket, buf.bytes(), rustix::net::SendFlags::NOSIGNAL);
     crate::sys::socket::shutdown(socket, rustix::net::Shutdown::Write);
     crate::sys::socket::discard(socket, REFUSED_BYTES_MAX);
 }
