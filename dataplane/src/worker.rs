@@ -250,6 +250,31 @@ impl Worker {
     }
 }
 
+/// One worker without a thread, for tests that bring a runtime of their own.
+#[cfg(test)]
+pub(crate) struct LoneWorker(Worker);
+
+#[cfg(test)]
+impl LoneWorker {
+    /// Errors: there is no event for its mailbox.
+    pub(crate) fn new(stats: Arc<WorkerStats>, admission: Arc<Admission>) -> io::Result<Self> {
+        let seat = Seat { mailbox: Arc::new(Mailbox::new()?), state: Arc::default() };
+        let (seats, all_stats, mode) = (vec![seat], [stats].into(), Mode::IoUring);
+        Ok(Self(Worker { number: 0, core: 0, mode, seats, all_stats, admission, restarted: Arc::default() }))
+    }
+
+    /// Where its orders are left.
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox<Order>> {
+        Arc::clone(&self.0.seats[0].mailbox)
+    }
+
+    /// Works until told to stop; how often it panicked.
+    pub(crate) async fn serve(&self) -> u64 {
+        self.0.serve().await;
+        self.0.seats[0].state.restarts.load(Ordering::Acquire)
+    }
+}
+
 /// What `work` comes to, or that it panicked.
 async fn catch_panic<T>(work: impl Future<Output = T>) -> std::thread::Result<T> {
     let mut work = pin!(work);

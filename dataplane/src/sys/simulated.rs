@@ -1,7 +1,7 @@
-//! The time of a simulation, for tests: it passes when the simulation says so, and is the calling thread's alone. A
-//! thread without one has the kernel's time.
+//! What a simulation decides of the system, for tests: how time passes, and when descriptors run out. It holds for the
+//! calling thread alone; a thread without a simulation has the kernel's time, and its descriptors.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::event;
 
 thread_local! {
+    /// Descriptors that this thread will not get.
+    static REFUSALS: Cell<usize> = const { Cell::new(0) };
     static TIME: RefCell<Option<Time>> = const { RefCell::new(None) };
 }
 
@@ -58,6 +60,21 @@ pub(crate) fn pass_to_next_timer() {
         time.timers.iter().map(|timer| timer.next.saturating_sub(time.now)).min()
     });
     pass(until_next.unwrap_or(Duration::from_secs(1)));
+}
+
+/// The next so many accepts and connects of this thread find no free descriptor.
+pub(crate) fn run_out_of_descriptors(calls: usize) {
+    REFUSALS.set(calls);
+}
+
+pub(super) fn take_descriptor() -> io::Result<()> {
+    match REFUSALS.get() {
+        0 => Ok(()),
+        calls => {
+            REFUSALS.set(calls - 1);
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        }
+    }
 }
 
 pub(super) fn periodic_timer(period: Duration) -> io::Result<OwnedFd> {

@@ -84,6 +84,8 @@ pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Option<SocketAddr>>
 
 /// Takes one waiting connection and the peer's address (`None` for a Unix socket); `WouldBlock` when none waits.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    #[cfg(test)]
+    super::simulated::take_descriptor()?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
     Ok((fd, address.and_then(|any| SocketAddr::try_from(any).ok())))
@@ -120,6 +122,8 @@ pub(crate) fn connect_tcp(
 
 /// As [`connect_tcp`], to a Unix socket.
 pub(crate) fn connect_unix(path: &Path, ceiling: u32) -> io::Result<(OwnedFd, bool)> {
+    #[cfg(test)]
+    super::simulated::take_descriptor()?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
     check_number(&socket, ceiling)?;
     begin_connect(socket, &SockAddr::unix(path)?)

@@ -2,7 +2,7 @@
 //! nobody else's, and neither comes back to the pool before the kernel is done with it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
@@ -11,6 +11,8 @@ use super::fault;
 
 /// What lies in memory that the kernel may write to, until it does.
 const UNWRITTEN: u8 = 0xA7;
+/// As much of it as is compared at a time.
+const UNTOUCHED: [u8; 4096] = [UNWRITTEN; 4096];
 /// What lies in memory that came back to the pool, until it is written to again.
 const SPOILED: u8 = 0xDB;
 
@@ -100,7 +102,7 @@ impl ToWrite {
     /// The memory, in which nobody has written meanwhile.
     pub(super) fn bytes(&mut self) -> &'static mut [u8] {
         let bytes = bytes_mut(self.at, self.len);
-        if bytes.iter().step_by(61).any(|byte| *byte != UNWRITTEN) {
+        if bytes.chunks(UNTOUCHED.len()).any(|chunk| *chunk != UNTOUCHED[..chunk.len()]) {
             fault("what was lent to be received into was written to by another".to_owned());
         }
         bytes
@@ -132,13 +134,15 @@ pub(super) struct Buffers {
     /// What it has seen of the ring.
     seen: u16,
     /// Free ones, by age.
-    free: std::collections::VecDeque<(u16, ToWrite)>,
+    free: VecDeque<(u16, ToWrite)>,
+    /// By id.
+    is_free: Vec<bool>,
 }
 
 impl Buffers {
     pub(super) fn new(at: u64, places: u16) -> Self {
         let entries = std::ptr::with_exposed_provenance(at as usize);
-        Self { entries, places, seen: 0, free: Default::default() }
+        Self { entries, places, seen: 0, free: VecDeque::new(), is_free: vec![false; places.into()] }
     }
 
     /// Looks what was published.
@@ -150,7 +154,7 @@ impl Buffers {
             // SAFETY: the place is within the ring, and was written before the tail moved past it.
             let entry = unsafe { &*self.entries.add(usize::from(self.seen & (self.places - 1))) };
             let memory = ToWrite::new(entry.addr(), entry.len() as usize, "whatever is received next");
-            if self.free.iter().any(|(id, _)| *id == entry.bid()) {
+            if std::mem::replace(&mut self.is_free[usize::from(entry.bid())], true) {
                 fault(format!("the provided buffer {} was lent twice", entry.bid()));
             }
             self.free.push_back((entry.bid(), memory));
@@ -165,6 +169,8 @@ impl Buffers {
 
     /// The next buffer was filled, and goes back to its owner; its id.
     pub(super) fn take(&mut self) -> u16 {
-        self.free.pop_front().map_or(0, |(id, _)| id)
+        let id = self.free.pop_front().map_or(0, |(id, _)| id);
+        self.is_free[usize::from(id)] = false;
+        id
     }
 }

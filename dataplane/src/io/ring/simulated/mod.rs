@@ -35,7 +35,7 @@ use memory::Buffers;
 use operation::{Means, Operation, Progress, Request, Which};
 
 pub(crate) use memory::come_back;
-pub(crate) use seed::{Random, each_seed, mixed};
+pub(crate) use seed::{Random, each_seed, pattern};
 
 /// Places in the submission queue: few, so that it fills up.
 const QUEUE: usize = 24;
@@ -46,6 +46,8 @@ thread_local! {
     /// What the run has done wrong.
     static FAULT: RefCell<Option<String>> = const { RefCell::new(None) };
     static RESETS: Cell<usize> = const { Cell::new(0) };
+    /// A number that follows from every completion so far.
+    static TRACE: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The run did something that it must not: it ends with the next turn. For places where a panic would be caught, or
@@ -57,6 +59,11 @@ pub(crate) fn fault(what: String) {
 /// Connections that the kernel has reset by itself: of these nothing is to be expected.
 pub(crate) fn resets() -> usize {
     RESETS.get()
+}
+
+/// What has happened so far, as a number: two runs of one seed have the same.
+pub(crate) fn trace() -> u64 {
+    TRACE.get()
 }
 
 /// Somebody outside of the worker, moved by the kernel.
@@ -114,6 +121,8 @@ impl Completions {
     }
 
     fn tell(&mut self, user_data: u64, result: i32, flags: u32) {
+        let what = user_data ^ u64::from(result as u32) << 32 ^ u64::from(flags) << 16;
+        TRACE.set(seed::mixed(TRACE.get() ^ what));
         let queue = if self.are_full() { &mut self.held_back } else { &mut self.told };
         queue.push_back((user_data, result, flags));
     }

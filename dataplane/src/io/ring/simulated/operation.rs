@@ -191,8 +191,8 @@ impl Operation {
             Work::Multishot { limit, brought } => {
                 let rounds = means.random.within(1..=AT_ONE_GO);
                 for _ in 0..rounds {
-                    if let Progress::Over = receive_one(user_data, fd, *limit, brought, means) {
-                        return Progress::Over;
+                    if let Some(progress) = receive_one(user_data, fd, *limit, brought, means) {
+                        return progress;
                     }
                 }
                 Progress::Waits
@@ -201,21 +201,23 @@ impl Operation {
     }
 }
 
-/// One receive of a multishot (`io_recv` and `io_recv_finish`).
+/// One receive of a multishot (`io_recv` and `io_recv_finish`); none if the next may follow at once.
 fn receive_one(
     user_data: u64,
     fd: RawFd,
     limit: usize,
     brought: &mut usize,
     means: &mut Means<'_>,
-) -> Progress {
-    let Some(room) = means.buffers.next() else { return means.end(user_data, -libc::ENOBUFS) };
+) -> Option<Progress> {
+    let Some(room) = means.buffers.next() else {
+        return Some(means.end(user_data, -libc::ENOBUFS));
+    };
     let left = if limit == 0 { usize::MAX } else { limit - *brought };
     let most = room.len().min(left);
     match receive(fd, means.some(&mut room[..most])) {
-        Err(libc::EAGAIN) => Progress::Waits,
-        Err(number) => means.end(user_data, -number),
-        Ok(0) => means.end(user_data, 0),
+        Err(libc::EAGAIN) => Some(Progress::Waits),
+        Err(number) => Some(means.end(user_data, -number)),
+        Ok(0) => Some(means.end(user_data, 0)),
         Ok(count) => {
             *brought += count;
             let flags = WITH_BUFFER | u32::from(means.buffers.take()) << ID_SHIFT;
@@ -223,7 +225,7 @@ fn receive_one(
             let is_last = *brought == limit || means.completions.are_full();
             let flags = if is_last { flags } else { flags | MORE };
             means.completions.tell(user_data, count as i32, flags);
-            if is_last { Progress::Over } else { Progress::Waits }
+            is_last.then_some(Progress::Over)
         }
     }
 }

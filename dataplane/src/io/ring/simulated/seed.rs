@@ -1,6 +1,7 @@
 //! Seeds: a run of a simulation depends on nothing but its seed.
 //!
-//! A failing run prints its seed. `MILLRACE_SEED=n` replays that one, `MILLRACE_SEEDS=n` runs the first n.
+//! A failing run prints its seed. `MILLRACE_SEED=n` replays that one, `MILLRACE_SEEDS=n` runs the first n, and with
+//! `MILLRACE_GO_ON` set a failure does not end the others.
 
 use std::ops::RangeInclusive;
 
@@ -67,10 +68,17 @@ impl Random {
 }
 
 /// A number that looks nothing like its neighbours'.
-pub(crate) fn mixed(number: u64) -> u64 {
+pub(super) fn mixed(number: u64) -> u64 {
     let mut mixed = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
+}
+
+/// `count` bytes of the endless sequence `name`, from its byte `from` on.
+pub(crate) fn pattern(name: u64, from: usize, count: usize) -> Vec<u8> {
+    let first = from / 8;
+    let words = (first..=(from + count) / 8).flat_map(|word| mixed(name << 40 ^ word as u64).to_le_bytes());
+    words.skip(from % 8).take(count).collect()
 }
 
 /// Runs `story` with so many seeds, or with those that the environment asks for; each on a thread of its own, since a

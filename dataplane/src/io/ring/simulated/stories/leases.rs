@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::{Actor, Random, each_seed, resets, simulate};
-use super::{Link, SEEDS, Segment, come_to_rest, pair, pattern, rest};
+use super::super::{Actor, Random, each_seed, pattern, resets, simulate};
+use super::{Link, SEEDS, Segment, come_to_rest, pair, rest};
 use crate::io::driver::Told;
 use crate::io::{Buf, Stream, keep_time, sleep, spawn};
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Random, fault, mixed};
+use super::{Random, fault, pattern};
 use crate::io::{buffers_out, sleep, task_panics_here, turn};
 
 /// What the suite runs of each kind.
@@ -78,13 +78,6 @@ impl Link {
     fn fault(&self, what: &str) {
         fault(format!("stream {}: {what}: {self:?}", self.number));
     }
-}
-
-/// `count` bytes of the endless sequence `name`, from its byte `from` on.
-fn pattern(name: u64, from: usize, count: usize) -> Vec<u8> {
-    let first = from / 8;
-    let words = (first..=(from + count) / 8).flat_map(|word| mixed(name << 40 ^ word as u64).to_le_bytes());
-    words.skip(from % 8).take(count).collect()
 }
 
 /// Two ends of a connection with small buffers.
