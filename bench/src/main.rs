@@ -1,17 +1,14 @@
 //! `millrace-bench`: the programs that load the data plane and stand in for a model server.
 
+#[cfg(feature = "measure")]
+mod measure;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bench::compare::{self, CompareArgs};
 use bench::echo::Echo;
-use bench::floor::{self, FloorArgs};
-use bench::idle::cli::IdleArgs;
-use bench::idle::idle;
-use bench::load::cli::LoadArgs;
-use bench::load::{Unusable, load};
 use bench::origin::{Address, Knobs, Origin, OriginOptions};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,19 +25,12 @@ struct Cli {
 enum Command {
     /// Runs the mock LLM origin until SIGTERM or SIGINT.
     Origin(OriginArgs),
-    /// Relays bytes in one thread, as bare as can be: the limit that proxies are measured against.
-    Floor(FloorArgs),
-    /// Measures the data plane beside other proxies in interleaved rounds, and writes a report.
-    Compare(CompareArgs),
     /// Runs a TCP server that sends back whatever comes, until SIGTERM or SIGINT.
     Echo(EchoArgs),
-    /// Sends requests to a server at fixed times, checks the answers and measures how long they take.
-    Load(LoadArgs),
-    /// Holds many connections open and measures what they cost the proxy.
-    Idle(IdleArgs),
-    /// One process of `load` or `idle`.
-    #[command(hide = true)]
-    LoadWorker,
+    /// What measures, where it is built in.
+    #[cfg(feature = "measure")]
+    #[command(flatten)]
+    Measure(measure::Command),
 }
 
 #[derive(Debug, Args)]
@@ -77,21 +67,9 @@ fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     match command {
         Command::Origin(args) => run_origin(args),
-        Command::Floor(args) => exit(floor::run(&args).context("the relay failed")),
         Command::Echo(args) => exit(echo(&args)),
-        Command::Load(args) => finish(load(&args).map(|record| record.is_good())),
-        Command::Idle(args) => finish(idle(&args).map(|record| record.valid && !record.failed)),
-        Command::Compare(args) => exit(compare::run(&args)),
-        Command::LoadWorker => exit(bench::load::worker()),
-    }
-}
-
-/// A measurement that failed or is invalid must not pass for one that can be used.
-fn finish(is_good: anyhow::Result<bool>) -> ExitCode {
-    match is_good {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => exit(Err(error)),
+        #[cfg(feature = "measure")]
+        Command::Measure(command) => measure::run(&command),
     }
 }
 
@@ -106,7 +84,6 @@ fn run_origin(args: OriginArgs) -> ExitCode {
 fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Unusable>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }

@@ -1,6 +1,7 @@
 //! `millrace-bench compare` from its command line on: who is measured, who is missing, wrong or dead, and what the
 //! report says of them. No figure is asserted, only that there is one and of whom.
 
+#![cfg(feature = "measure")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::fs;

@@ -2,6 +2,7 @@
 //! on. What they cost is not asked here. A contestant that is not installed is said to be skipped, and where CI is set
 //! none may be.
 
+#![cfg(feature = "measure")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::path::Path;

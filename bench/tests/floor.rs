@@ -1,6 +1,7 @@
 //! The bare relays move every byte, both ends of a connection, and resets: a yardstick that loses bytes would be
 //! cheap for nothing. What they cost is not asked here.
 
+#![cfg(feature = "measure")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};

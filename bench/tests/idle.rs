@@ -1,6 +1,7 @@
 //! `millrace-bench idle` with a few hundred connections: it opens what it says, finds what was lost, and its account of
 //! memory and CPU has all its parts. Whether a proxy is frugal is not here.
 
+#![cfg(feature = "measure")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::net::TcpListener;

@@ -1,6 +1,7 @@
 //! Every scenario of the load generator against the mock origin: it sends what it should, counts what it got, and finds
 //! each kind of wrong answer. Whether it keeps its times under load is not here: that needs a quiet machine.
 
+#![cfg(feature = "measure")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::io::{Read, Write};

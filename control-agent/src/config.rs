@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use proto::config::agent::AgentConfig;
+use proto::config::{ConfigErrors, decode};
 
 use crate::Failure;
 use crate::report::host::Host;
@@ -14,8 +15,12 @@ use crate::report::host::Host;
 /// It cannot be read, or what is wrong with it, as `file:line:column`, for people.
 pub fn read(path: &Path) -> Result<AgentConfig, Failure> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
+    let bytes = std::fs::read(path)
         .map_err(|error| Failure::Unusable(format!("{name}: cannot be read: {error}\n")))?;
+    let unusable = |errors: ConfigErrors, text: &str| {
+        Failure::Unusable(errors.render(&name, text, io::stderr().is_terminal()))
+    };
+    let text = decode(bytes).map_err(|errors| unusable(errors, ""))?;
     AgentConfig::parse(&text, &|variable| std::env::var(variable).ok(), &Host::new().hostname())
-        .map_err(|errors| Failure::Unusable(errors.render(&name, &text, io::stderr().is_terminal())))
+        .map_err(|errors| unusable(errors, &text))
 }

@@ -175,6 +175,8 @@ impl Dataplane {
             .method(method)
             .uri(path)
             .header(header::HOST, "dataplane")
+            // By this the data plane knows whose config it is, and says so in `/status`.
+            .header(header::USER_AGENT, concat!("millrace-agent/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
             .body(Full::new(body))
             .map_err(|error| away(&error))?;

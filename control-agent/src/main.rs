@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use control_agent::{Failure, agent, config};
 
 /// Millrace agent: stands beside a data plane, takes configs and commands from the master, and reports to it.
@@ -18,23 +18,33 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run until a signal ends it: SIGTERM and SIGINT end, SIGHUP reads the config again.
-    Run {
-        /// The config file.
-        #[arg(short, long)]
-        config: PathBuf,
-    },
+    Run(ConfigFile),
     /// Check a config: errors as file:line:column, with what to write instead.
-    Check {
-        /// The config file.
-        #[arg(short, long)]
-        config: PathBuf,
-    },
+    Check(ConfigFile),
+}
+
+/// Where the config is.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ConfigFile {
+    /// The config file.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The config file, as with -c.
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// clap sees to it that one of the two is there.
+    fn path(self) -> PathBuf {
+        self.config.or(self.file).unwrap_or_default()
+    }
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { config } => run(&config),
-        Command::Check { config } => check(&config),
+        Command::Run(config) => run(&config.path()),
+        Command::Check(config) => check(&config.path()),
     };
     let code = match &result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -11,6 +11,8 @@ mod metrics;
 mod protocol;
 mod relay;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 mod sys;
 mod upstream;
 mod worker;

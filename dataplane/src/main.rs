@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use dataplane::server::{self, Failure};
 
 #[cfg(feature = "mimalloc")]
@@ -25,16 +25,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until a signal ends it: SIGTERM drains, SIGINT ends at once, SIGHUP reloads, SIGUSR2 upgrades.
-    Run {
-        /// The config file.
-        #[arg(short, long)]
-        config: PathBuf,
-    },
+    Run(ConfigFile),
     /// Check a config: errors as file:line:column, with what to write instead.
     Check {
-        /// The config file.
-        #[arg(short, long)]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
         /// Print nothing if the config is good.
         #[arg(short, long)]
         quiet: bool,
@@ -49,10 +44,28 @@ enum Command {
     Schema,
 }
 
+/// Where the config is.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ConfigFile {
+    /// The config file.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The config file, as with -c.
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// clap sees to it that one of the two is there.
+    fn path(self) -> PathBuf {
+        self.config.or(self.file).unwrap_or_default()
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { config } => server::run(&config).map(|()| ExitCode::SUCCESS),
-        Command::Check { config, quiet } => check(&config, quiet),
+        Command::Run(config) => server::run(&config.path()).map(|()| ExitCode::SUCCESS),
+        Command::Check { config, quiet } => check(&config.path(), quiet),
         Command::Doctor { config } => doctor(config.as_deref()),
         Command::Schema => Ok(print(&format!("{:#}\n", proto::config::schema()))),
     };

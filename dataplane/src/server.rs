@@ -1,6 +1,6 @@
 //! The life of a data plane's process, from its config file to its end; and the commands that need no process.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +13,7 @@ pub use crate::control::Failure;
 use crate::control::doctor::{self, Host, Report};
 use crate::control::{self, Inheritance, Node, Origin, Start};
 use crate::io::{Mode, probe_io_uring};
-use crate::sys::cpu;
-use crate::sys::memory;
+use crate::sys::{cpu, files, memory};
 use crate::worker::{WorkerOptions, Workers};
 
 /// Serves by the config at `path` until a signal ends it.
@@ -27,6 +26,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let inheritance =
         Inheritance::take().map_err(|error| failed("the sockets of the old process", &error))?;
     let origin = Origin::of_this_process().map_err(|error| failed("this program's path", &error))?;
+    // Before there are workers, and for every config again: an operator may change the limits of a process that runs.
+    files::raise_limit();
     let text = match &inheritance.config {
         Some(text) => text.clone(),
         None => read(path)?,
@@ -59,7 +60,9 @@ fn serve(start: Start) -> Result<(), Failure> {
 /// # Errors
 /// What is wrong, as `file:line:column`, for people.
 pub fn check(path: &Path) -> Result<Vec<String>, Failure> {
-    let config = parse(path, &read(path)?)?;
+    let text = read(path)?;
+    let config = parse(path, &text)?;
+    control::keep_log_out_of_config(path, &text, &config)?;
     Ok(control::warnings(&config))
 }
 
@@ -74,8 +77,23 @@ pub fn examine(path: Option<&Path>) -> Result<Report, Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    control::read_config(path)
-        .map_err(|error| Failure::Unusable(format!("{}: cannot be read: {error}\n", path.display())))
+    let name = control::name(path);
+    let bytes = control::read_config(path).map_err(|error| {
+        let message = format!("{}: cannot be read: {error}\n", path.display());
+        // A wrong path, a file that is not this user's, or none that a config could be.
+        let is_for_good = matches!(
+            error.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::PermissionDenied
+                | ErrorKind::InvalidInput
+                | ErrorKind::FileTooLarge
+        );
+        if is_for_good { Failure::Unusable(message) } else { Failure::Failed(message) }
+    })?;
+    proto::config::decode(bytes)
+        .map_err(|errors| Failure::Unusable(errors.render(&name, "", io::stderr().is_terminal())))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config, Failure> {

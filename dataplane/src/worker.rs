@@ -25,8 +25,10 @@ use crate::listener::{self, Accepted, Stop};
 use crate::protocol::{Context, Live};
 use crate::sys::cpu;
 
-/// Ticks between two looks at the idle upstream connections: five seconds.
+/// Ticks between two looks at all idle upstream connections, for those that origins have closed: five seconds.
 const SWEEP_TICKS: u64 = 500;
+/// Ticks between two looks for those that are too old: half a second, since an origin may allow them only one.
+const SWEEP_DUE_TICKS: u64 = 50;
 
 /// What a worker is asked to do.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub(crate) enum Order {
     },
     /// Serve a connection that another worker has accepted.
     Adopt(Accepted),
+    /// End silent connections, since another worker has no place for a newcomer and no silent client of its own.
+    MakeRoom,
     /// Stop accepting, and close connections after their exchanges.
     Drain,
     /// Keep connections again; what to accept on is said by `Listen`.
@@ -246,6 +250,31 @@ impl Worker {
     }
 }
 
+/// One worker without a thread, for tests that bring a runtime of their own.
+#[cfg(test)]
+pub(crate) struct LoneWorker(Worker);
+
+#[cfg(test)]
+impl LoneWorker {
+    /// Errors: there is no event for its mailbox.
+    pub(crate) fn new(stats: Arc<WorkerStats>, admission: Arc<Admission>) -> io::Result<Self> {
+        let seat = Seat { mailbox: Arc::new(Mailbox::new()?), state: Arc::default() };
+        let (seats, all_stats, mode) = (vec![seat], [stats].into(), Mode::IoUring);
+        Ok(Self(Worker { number: 0, core: 0, mode, seats, all_stats, admission, restarted: Arc::default() }))
+    }
+
+    /// Where its orders are left.
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox<Order>> {
+        Arc::clone(&self.0.seats[0].mailbox)
+    }
+
+    /// Works until told to stop; how often it panicked.
+    pub(crate) async fn serve(&self) -> u64 {
+        self.0.serve().await;
+        self.0.seats[0].state.restarts.load(Ordering::Acquire)
+    }
+}
+
 /// What `work` comes to, or that it panicked.
 async fn catch_panic<T>(work: impl Future<Output = T>) -> std::thread::Result<T> {
     let mut work = pin!(work);
@@ -276,7 +305,12 @@ struct Accepting {
 impl<'w> Desk<'w> {
     fn new(worker: &'w Worker) -> Self {
         let (all_stats, admission) = (Arc::clone(&worker.all_stats), Arc::clone(&worker.admission));
-        let context = Rc::new(Context::new(worker.number, all_stats, admission));
+        let (seats, number) = (worker.seats.clone(), worker.number);
+        let ask_others = move || {
+            let others = seats.iter().enumerate().filter(|(other, _)| *other != number);
+            others.for_each(|(_, seat)| seat.mailbox.post(Order::MakeRoom));
+        };
+        let context = Rc::new(Context::new(worker.number, all_stats, admission, Box::new(ask_others)));
         Self { worker, context, accepting: RefCell::default() }
     }
 
@@ -291,12 +325,14 @@ impl<'w> Desk<'w> {
             Order::Unlisten { listener, bind } => {
                 self.stop_accepting(|accepting| accepting.listener == listener && accepting.bind == bind);
             }
-            Order::Adopt(Accepted { socket, peer, listener }) => {
+            Order::Adopt(Accepted { socket, peer, listener, permit }) => {
                 if let Some(ingress) = self.context.ingress(&listener) {
                     self.context.stats().handovers_in.increment();
+                    permit.begin();
                     listener::begin(socket, peer, &ingress, &self.context);
                 }
             }
+            Order::MakeRoom => self.context.make_room_for_others(),
             Order::Drain => {
                 self.context.drain();
                 self.stop_accepting(|_| true);
@@ -348,5 +384,7 @@ fn each_tick(context: &Context, tick: u64) {
     // Not every tick is seen: the clock is slow while nothing happens.
     if tick / SWEEP_TICKS != before / SWEEP_TICKS {
         context.sweep();
+    } else if tick / SWEEP_DUE_TICKS != before / SWEEP_DUE_TICKS {
+        context.sweep_due();
     }
 }

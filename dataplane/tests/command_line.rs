@@ -89,16 +89,155 @@ fn wrong_configs_exit_with_2_and_say_where() {
 }
 
 #[test]
+fn the_file_is_named_with_or_without_the_option() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    let path = path.to_str().unwrap();
+    std::fs::write(path, good().render(dir.path())).unwrap();
+    for arguments in [&["check", path][..], &["check", "-c", path], &["check", "--config", path, "-q"]] {
+        let ended = run_to_end(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.stderr);
+    }
+    std::fs::write(path, "nonsense").unwrap();
+    for arguments in [&["check", path][..], &["run", path]] {
+        let ended = run_to_end(arguments);
+        assert_eq!((ended.code, place(&ended.stderr)), (Some(2), Some((1, 9))), "{}", ended.stderr);
+    }
+    let both = run_to_end(&["check", path, "-c", path]);
+    assert!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{}", both.stderr);
+}
+
+#[test]
+fn another_encoding_is_named_with_the_command_that_converts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.toml");
+    let text = format!("# \u{fc}ber alles\n{}", good().render(dir.path()));
+    let utf16 = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin1 = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    let cases: [(Vec<u8>, (usize, usize), &str); 2] =
+        [(utf16, (1, 1), "iconv -f UTF-16 -t UTF-8"), (latin1, (1, 3), "iconv -f ISO-8859-1 -t UTF-8")];
+    for (bytes, at, command) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        for subcommand in ["check", "run"] {
+            let ended = run_to_end(&[subcommand, "-c", path.to_str().unwrap()]);
+            assert_eq!((ended.code, place(&ended.stderr)), (Some(2), Some(at)), "{}", ended.stderr);
+            assert!(ended.stderr.contains(command), "{}", ended.stderr);
+        }
+    }
+    std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    let ended = run_to_end(&["check", "-c", path.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn clear_text_at_a_port_of_tls_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run("check", &Config::to("127.0.0.1:443".parse().unwrap()), dir.path());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("warning: ") && ended.stdout.contains("clear text to 127.0.0.1:443"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
 fn unusable_arguments_exit_with_2() {
-    for arguments in [&["check"][..], &["nonsense"], &["run", "-c", "/no/such/file.toml"], &[]] {
+    for arguments in [&["check"][..], &["nonsense"], &["run", "-c", "/no/such/file.toml"], &["run"], &[]] {
         assert_eq!(run_to_end(arguments).code, Some(2), "{arguments:?}");
     }
     let missing = run_to_end(&["run", "-c", "/no/such/file.toml"]).stderr;
     assert!(missing.contains("/no/such/file.toml"), "{missing}");
 }
 
+/// An address of a network for examples (RFC 5737): no host has it.
+const NOT_HERE: &str = "203.0.113.9";
+
 #[test]
-fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
+fn what_may_pass_exits_with_1_so_that_the_service_is_tried_again() {
+    let taken = Refusing::new().listen();
+    let taken = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("not-mounted");
+    let fifo = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let bound = |address: &str| Config { bind: vec![address.to_owned()], ..good() };
+    let logged = |path: &Path| Config { log: format!("access = \"{}\"\n", path.display()), ..good() };
+    let elsewhere = format!("unix:{}", folder.join("http.sock").display());
+    // The value at fault, and a word of the help.
+    let cases = [
+        (bound(&taken), taken.clone(), "ss -ltnp"),
+        (bound(&format!("{NOT_HERE}:8080")), format!("{NOT_HERE}:8080"), "freebind"),
+        (bound(&elsewhere), elsewhere.clone(), "mkdir -p"),
+        (logged(&folder.join("access.log")), folder.join("access.log").display().to_string(), "stdout"),
+        (logged(&fifo), fifo.display().to_string(), "stdout"),
+        (logged(dir.path()), dir.path().display().to_string(), "stdout"),
+    ];
+    for (config, value, help) in cases {
+        let ended = run("run", &config, dir.path());
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert_eq!(
+            place(&ended.stderr),
+            place_of(&format!("\"{value}\""), &config, dir.path()),
+            "{}",
+            ended.stderr
+        );
+        assert!(ended.stderr.contains(help), "{}", ended.stderr);
+        // Nothing was there before, and the config is good.
+        assert!(
+            !ended.stderr.contains("nothing has changed") && !ended.stderr.contains("refused"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn a_check_tells_what_stands_in_the_way_of_a_good_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("not-mounted");
+    let bind = vec![format!("unix:{}", folder.join("http.sock").display())];
+    let log = format!("access = \"{}\"\n", folder.join("access.log").display());
+    let ended = run("check", &Config { bind, log, ..good() }, dir.path());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout.matches("warning: ").count(), 2, "{}", ended.stdout);
+    for part in
+        ["http.sock: No such file", "mkdir -p", "access.log cannot be opened: its folder is not there"]
+    {
+        assert!(ended.stdout.contains(part), "no word of {part} in {}", ended.stdout);
+    }
+}
+
+#[test]
+fn an_access_log_in_the_config_itself_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let linked = dir.path().join("linked.log");
+    std::os::unix::fs::symlink(dir.path().join("edge.toml"), &linked).unwrap();
+    for path in [dir.path().join("edge.toml"), linked] {
+        let config = Config { log: format!("access = \"{}\"\n", path.display()), ..good() };
+        for subcommand in ["run", "check"] {
+            let ended = run(subcommand, &config, dir.path());
+            assert_eq!(ended.code, Some(2), "{subcommand}: {}", ended.stderr);
+            assert!(ended.stderr.contains("is the file of this config"), "{}", ended.stderr);
+        }
+        assert_eq!(std::fs::read_to_string(dir.path().join("edge.toml")).unwrap(), config.render(dir.path()));
+    }
+}
+
+#[test]
+fn an_address_that_is_not_here_yet_is_bound_where_the_config_says_so() {
+    let origin = story::origin();
+    // The network of RFC 3849, for the other family.
+    let bind = ["127.0.0.1:0".to_owned(), format!("{NOT_HERE}:0"), "[2001:db8::9]:0".to_owned()].to_vec();
+    let config = Config { bind, ..Config::to(origin.addr()) };
+    let proxy = Proxy::start(&config.listener("socket = { freebind = true }"));
+    let addresses = proxy.status()["listeners"][0]["addresses"].to_string();
+    assert!(addresses.contains(NOT_HERE) && addresses.contains("[2001:db8::9]"), "{addresses}");
+    assert_eq!(proxy.connect().get("/").response().0.status(), 200);
+}
+
+#[test]
+fn an_address_that_is_taken_exits_with_1_and_leaves_nothing() {
     let taken = Refusing::new().listen();
     let address = taken.local_addr().unwrap().to_string();
     let dir = tempfile::tempdir().unwrap();
@@ -106,7 +245,7 @@ fn an_address_that_is_taken_exits_with_2_and_leaves_nothing() {
     let bind = vec![format!("unix:{}", free.display()), address.clone()];
     let config = Config { bind, ..good() };
     let ended = run("run", &config, dir.path());
-    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert_eq!(
         place(&ended.stderr),
         place_of(&format!("\"{address}\""), &config, dir.path()),

@@ -264,20 +264,25 @@ fn nginx_answers_the_same_rows_for_comparison() {
     assert!(same > rows / 4, "nginx answers hardly anything: the comparison compares nothing");
 }
 
+/// A request that the answer of this row belongs to.
+fn ask_for(row: &Row) -> String {
+    let upgrade = match row.column("asked_upgrade") {
+        Some(Value::Bool(true)) => "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        _ => "",
+    };
+    format!("{} / HTTP/1.1\r\nHost: story\r\n{upgrade}\r\n", row.text("method").unwrap_or("GET"))
+}
+
 #[test]
-fn broken_answers_become_a_502_and_are_not_passed_on() {
+fn ambiguous_answers_become_a_502_that_names_the_reason_in_the_log() {
     for driver in DRIVERS {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Proxy::start(&Config::to(listener.local_addr().unwrap()).driver(driver));
         let mut wrong = String::new();
-        for row in h1_table::responses().iter().filter(|row| row.expect() != "ok") {
+        let rows = h1_table::responses();
+        for row in rows.iter().filter(|row| matches!(row.expect(), "refused" | "incomplete")) {
             let mut client = proxy.connect();
-            let method = row.text("method").unwrap_or("GET");
-            let upgrade = match row.column("asked_upgrade") {
-                Some(Value::Bool(true)) => "Connection: Upgrade\r\nUpgrade: websocket\r\n",
-                _ => "",
-            };
-            client.send(format!("{method} / HTTP/1.1\r\nHost: story\r\n{upgrade}\r\n"));
+            client.send(ask_for(row));
             let mut upstream = Wire::accept(&listener);
             upstream.head();
             let _ = upstream.try_send(&row.raw);
@@ -287,13 +292,125 @@ fn broken_answers_become_a_502_and_are_not_passed_on() {
                 writeln!(wrong, "{driver} {}: {}", row.name(), head.raw.trim()).unwrap();
                 continue;
             }
-            if method != "HEAD" {
+            if row.text("method") != Some("HEAD") {
                 let body: Value = serde_json::from_slice(&client.body(&head)).unwrap();
                 assert_eq!(body["error"]["type"], "upstream_error", "{}", row.name());
             }
             upstream.end();
         }
         assert!(wrong.is_empty(), "{wrong}");
+        // No more lines are logged in a second than somebody could read, so not every row has one.
+        let output = proxy.output();
+        let is_told = |line: &&str| line.contains(" INFO ") && line.contains("upstream_malformed");
+        let line = output.lines().find(is_told).unwrap_or_else(|| panic!("{driver}: no line in {output}"));
+        let kinds = rows.iter().filter_map(|row| row.text("kind"));
+        assert!(kinds.into_iter().any(|kind| line.contains(kind)), "{driver}: {line}");
+    }
+}
+
+/// What a client is to see of a row that is passed on.
+struct Seen {
+    /// The final head's framing: `Content-Length`, `Transfer-Encoding`.
+    framing: (Option<String>, Option<String>),
+    body: Vec<u8>,
+}
+
+/// The bytes of a row's answer with a body that fits its head, and whether it ends with the connection.
+fn whole_answer(row: &Row) -> (Vec<u8>, Seen, bool) {
+    let head_len = memchr::memmem::find(&row.raw, b"\r\n\r\n").unwrap() + 4;
+    let (mut raw, given) = (row.raw.clone(), row.raw[head_len..].to_vec());
+    let chunked = || Some("chunked".to_owned());
+    if let Some(length) = row.column("length").and_then(Value::as_u64) {
+        let length = length as usize;
+        raw.resize(head_len + length.max(given.len()), b'x');
+        let body = raw[head_len..head_len + length].to_vec();
+        return (raw, Seen { framing: (Some(length.to_string()), None), body }, false);
+    }
+    match row.text("length").unwrap() {
+        "chunked" => {
+            let ends = given.ends_with(b"0\r\n\r\n");
+            raw.extend_from_slice(if ends { b"" } else { b"2\r\nhi\r\n0\r\n\r\n" });
+            let body = if raw.ends_with(b"hi\r\n0\r\n\r\n") { b"hi".to_vec() } else { Vec::new() };
+            (raw, Seen { framing: (None, chunked()), body }, false)
+        }
+        // The length is not known beforehand: the client gets chunks.
+        "until_close" => (raw, Seen { framing: (None, chunked()), body: given }, true),
+        length => {
+            assert_eq!(length, "none", "{}", row.name());
+            let sent = row.text("sent").map(ToOwned::to_owned);
+            (raw, Seen { framing: (sent, None), body: Vec::new() }, false)
+        }
+    }
+}
+
+/// Lets an origin answer with a row: what is wrong with what the client sees, or with the origin's connection, if anything.
+fn passed_on(proxy: &Proxy, listener: &TcpListener, row: &Row) -> Option<String> {
+    let (raw, expected, ends_with_connection) = whole_answer(row);
+    let is_interim = row.column("interim") == Some(&Value::Bool(true));
+    let mut client = proxy.connect();
+    client.send(ask_for(row));
+    let mut upstream = Wire::accept(listener);
+    upstream.head();
+    upstream.send(&raw);
+    let mut head = client.head();
+    if head.raw.split(' ').nth(1) != Some(str::from_utf8(&row.raw[9..12]).unwrap()) {
+        return Some(format!("another status: {}", head.raw));
+    }
+    if is_interim {
+        if head.field("Content-Length").is_some() || head.field("Transfer-Encoding").is_some() {
+            return Some(format!("an interim answer with framing: {}", head.raw));
+        }
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        head = client.head();
+    }
+    if ends_with_connection {
+        upstream.half_close();
+    }
+    let framing = ["Content-Length", "Transfer-Encoding"].map(|name| head.all(name).join("|"));
+    let framing = framing.map(|value| Some(value).filter(|value| !value.is_empty()));
+    if !is_interim && framing != [expected.framing.0, expected.framing.1] {
+        return Some(format!("another framing: {}", head.raw));
+    }
+    if head.status() == 101 {
+        return None;
+    }
+    let has_body = is_interim || row.text("length") != Some("none");
+    let body = if has_body { client.try_body(&head) } else { Ok(Vec::new()) };
+    if body.as_ref().ok() != Some(&expected.body) {
+        return Some(format!("another body: {body:?}"));
+    }
+    if row.column("keep_alive") == Some(&Value::Bool(true)) {
+        // Its next request comes on the same connection.
+        let mut next = proxy.connect();
+        next.get("/again");
+        if let Err(error) = upstream.try_head() {
+            return Some(format!("the origin's connection is not used again: {error}"));
+        }
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        next.head();
+    }
+    upstream.end();
+    None
+}
+
+#[test]
+fn answers_with_one_reading_are_passed_on_in_our_own_words_and_doubtful_connections_are_left() {
+    for driver in DRIVERS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config::to(listener.local_addr().unwrap()).driver(driver).workers(1);
+        let proxy = Proxy::start(&config);
+        let mut wrong = String::new();
+        let rows = h1_table::responses();
+        // CONNECT is answered by the proxy itself.
+        let is_passed =
+            |row: &&Row| matches!(row.expect(), "ok" | "redundant") && row.text("method") != Some("CONNECT");
+        for row in rows.iter().filter(is_passed) {
+            if let Some(problem) = passed_on(&proxy, &listener, row) {
+                writeln!(wrong, "{driver} {}: {problem}", row.name()).unwrap();
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong}");
+        proxy.assert_sound();
     }
 }
 
@@ -315,6 +432,19 @@ fn no_broken_answer_looks_whole() {
                         client.get("/").response().1,
                         b"hello\n",
                         "{driver}: the rest is not passed on"
+                    );
+                }
+                // Chunks count more than a length, and a 204 has no body: both are passed on in our own words.
+                "cl_te" => {
+                    assert_eq!(head.field("Content-Length"), None, "{driver}");
+                    assert_eq!((head.status(), client.body(&head)), (200, b"hello".to_vec()), "{driver}");
+                }
+                "body_on_204" => {
+                    assert_eq!((head.status(), head.field("Content-Length")), (204, None), "{driver}");
+                    assert_eq!(
+                        client.get("/").response().1,
+                        b"hello\n",
+                        "{driver}: its body is not passed on"
                     );
                 }
                 "body_short" => {

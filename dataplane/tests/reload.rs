@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use story::config::Config;
 use story::load::{Load, Mix};
 use story::wire::Wire;
-use story::{DRIVERS, Proxy, origin};
+use story::{DRIVERS, PATIENCE, Proxy, origin};
 
 /// What the allocator may keep more or less of after the same load.
 const MEMORY_NOISE: u64 = 8 << 20;
@@ -269,4 +269,51 @@ fn a_listener_that_is_removed_ends_its_queue_and_not_its_streams() {
         assert_eq!(String::from_utf8(body).unwrap().matches("data: ").count(), 30, "{driver}");
         assert_eq!(proxy.connect().get("/").response().0.status(), 200);
     }
+}
+
+#[test]
+fn the_status_names_where_the_config_came_from_and_the_log_when_the_file_takes_over() {
+    let origin = origin();
+    let base = Config::to(origin.addr());
+    let mut proxy = Proxy::start(&base);
+    let file = proxy.dir().join("edge.toml");
+    let kind = |proxy: &Proxy| proxy.status()["source"]["kind"].as_str().unwrap().to_owned();
+    let source = proxy.status()["source"].clone();
+    assert_eq!(
+        (&source["kind"], &source["path"]),
+        (&"file".into(), &file.to_str().unwrap().into()),
+        "{source}"
+    );
+    let since = humantime::parse_rfc3339(source["since"].as_str().unwrap()).unwrap();
+    assert!(since.elapsed().unwrap() < PATIENCE, "{source}");
+    // The file again: nothing was replaced.
+    proxy.signal(Signal::HUP);
+    proxy.eventually("it was read", |proxy| proxy.status()["generation"] == 2);
+    assert!(!proxy.output().contains("replaced by"), "{}", proxy.output());
+
+    assert_eq!(proxy.put_config(&base.clone().limits("connections = 77")).0, 200);
+    assert_eq!(kind(&proxy), "admin_api");
+    assert_eq!(proxy.admin("PUT", "/config", "nonsense").0, 422);
+    assert_eq!(kind(&proxy), "admin_api", "a refused config is nobody's");
+    let text = base.clone().limits("connections = 78").render(proxy.dir());
+    let mut agent = Wire::try_connect_unix(&proxy.admin_socket()).unwrap();
+    agent.send(format!(
+        "PUT /config HTTP/1.1\r\nHost: x\r\nUser-Agent: millrace-agent/9\r\nContent-Length: {}\r\n\r\n{text}",
+        text.len()
+    ));
+    assert_eq!(agent.head().status(), 200);
+    assert_eq!(kind(&proxy), "agent");
+    // What the agent put goes over an upgrade, and is not the file's there either.
+    proxy.signal(Signal::USR2);
+    proxy.await_successor();
+    assert_eq!(kind(&proxy), "upgrade");
+    assert_eq!(proxy.admin("POST", "/drain", "").0, 202);
+    assert_eq!(proxy.admin("POST", "/undrain", "").0, 200);
+    assert_eq!(kind(&proxy), "upgrade", "undrain takes the same config");
+
+    assert_eq!(proxy.put_config(&base).0, 200);
+    proxy.signal(Signal::HUP);
+    proxy.eventually("the file's config is served", |proxy| kind(proxy) == "file");
+    let line = format!("config of the admin API replaced by the file {}", file.display());
+    proxy.eventually("the log says so", |proxy| proxy.output().contains(&line));
 }

@@ -158,9 +158,15 @@ fn a_node_without_descriptors_waits_for_some_and_counts_it() {
         proxy.eventually("it cannot accept", |proxy| proxy.output().contains("cannot accept"));
         stream.until("\n\n");
         prlimit(Pid::from_raw(proxy.pid() as i32), Resource::Nofile, usual).unwrap();
-        for client in &mut waiting {
-            assert_eq!(client.get("/").response().0.status(), 200, "{driver}");
-        }
+        // One that was let in meanwhile and said nothing may have gone for the next.
+        let is_served = |client: &mut Wire| {
+            client.try_send("GET / HTTP/1.1\r\nHost: story\r\n\r\n").is_ok()
+                && client.try_head().is_ok_and(|head| head.status() == 200)
+        };
+        let served = waiting.iter_mut().filter_map(|client| is_served(client).then_some(())).count() as u64;
+        let displaced = proxy.metric("millrace_connections_displaced_total", &[]);
+        assert!(served > 0 && served + displaced >= 5, "{driver}: {served} served, {displaced} displaced");
+        assert_eq!(proxy.connect().get("/").response().0.status(), 200, "{driver}");
         assert!(proxy.metric("millrace_accept_failures_total", &["listener=\"http\""]) > 0, "{driver}");
         drop((stream, waiting));
         proxy.assert_at_rest();

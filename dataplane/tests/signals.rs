@@ -28,6 +28,10 @@ fn hangup_with_a_wrong_file_changes_nothing() {
     proxy.write_config(&Config::to(origin.addr()).route("nonsense = 1"));
     proxy.signal(Signal::HUP);
     proxy.eventually("the refusal is told of", |proxy| proxy.output().contains("config refused"));
+    let utf16: Vec<u8> = "[node]\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(proxy.dir().join("edge.toml"), utf16).unwrap();
+    proxy.signal(Signal::HUP);
+    proxy.eventually("the encoding is told of", |proxy| proxy.output().contains("the config is in UTF-16LE"));
     assert_eq!(proxy.status()["generation"], 1);
     assert_eq!(proxy.connect().get("/").response().0.status(), 200);
 }

@@ -8,9 +8,19 @@ use std::path::{Path, PathBuf};
 
 use proto::config::{ClusterProtocol, ListenerProtocol, Policy};
 
-/// Law 2: a module uses only what stands to its right.
-const FLOW: [&str; 11] = [
-    "main", "server", "control", "worker", "listener", "protocol", "upstream", "relay", "metrics", "io",
+/// Law 2: a module uses only what stands to its right. The first is for tests alone.
+const FLOW: [&str; 12] = [
+    "simulation",
+    "main",
+    "server",
+    "control",
+    "worker",
+    "listener",
+    "protocol",
+    "upstream",
+    "relay",
+    "metrics",
+    "io",
     "sys",
 ];
 

@@ -85,7 +85,7 @@ fn the_next_burst_finds_the_connections_of_the_last_one() {
     for driver in DRIVERS {
         let origin = origin();
         let config = Config::to(origin.addr()).driver(driver).workers(1);
-        let proxy = Proxy::start(&config.cluster("pool = { idle_per_endpoint = 2 }"));
+        let proxy = Proxy::start(&config.cluster("pool = { idle_per_endpoint = 2, idle_timeout = \"60s\" }"));
         let mut clients: Vec<Wire> = (0..AT_A_TIME).map(|_| proxy.connect()).collect();
         for _ in 0..5 {
             for client in &mut clients {

@@ -198,7 +198,9 @@ impl Config {
     /// `file:line:column: what is wrong`.
     pub fn read(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        let bytes = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
+        let text =
+            proto::config::decode(bytes).map_err(|errors| errors.render(&shown.to_string(), "", false))?;
         Self::parse(&text).map_err(|message| format!("{shown}:{message}"))
     }
 

@@ -19,9 +19,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT.
-    Run(Source),
+    Run(ConfigFile),
     /// Check a config: errors as file:line:column.
-    Check(Source),
+    Check(ConfigFile),
     /// Copy the store of a master that does not run; a running one gives a copy under /api/v1/backup.
     Backup {
         /// Where to; must not be there yet.
@@ -45,6 +45,22 @@ enum Command {
     },
 }
 
+/// Where the config is, without `-c` too: these commands take no other file.
+#[derive(Args)]
+struct ConfigFile {
+    #[command(flatten)]
+    source: Source,
+    /// The config file, as with -c.
+    #[arg(conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn source(self) -> Source {
+        Source { config: self.source.config.or(self.file), ..self.source }
+    }
+}
+
 #[derive(Args)]
 struct Source {
     /// The config file; without it the defaults hold.
@@ -57,8 +73,8 @@ struct Source {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(source) => read(&source).and_then(|config| server::run(&config)),
-        Command::Check(source) => read(&source).map(|_| say("good")),
+        Command::Run(file) => read(&file.source()).and_then(|config| server::run(&config)),
+        Command::Check(file) => read(&file.source()).map(|_| say("good")),
         Command::Backup { file, source } => {
             read(&source).and_then(|config| server::back_up(&config, &file)).map(|()| say("written"))
         }

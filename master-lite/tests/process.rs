@@ -39,6 +39,15 @@ fn a_bad_config_is_told_by_its_line() {
     assert!(said.contains("master.toml:2:10: "), "{said}");
     assert_eq!(run(&["check", "-c", "/nowhere/master.toml"]).0, Some(2));
     assert_eq!(run(&["check"]).0, Some(0));
+    let (code, said) = run(&["check", path.to_str().unwrap()]);
+    assert!(code == Some(2) && said.contains("master.toml:2:10: "), "{said}");
+    assert_eq!(run(&["check", "a.toml", "-c", "a.toml"]).0, Some(2));
+    std::fs::write(&path, "[rest]\n".encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>()).unwrap();
+    let (code, said) = run(&["check", path.to_str().unwrap()]);
+    assert!(
+        code == Some(2) && said.contains("master.toml:1:1: ") && said.contains("iconv -f UTF-16BE "),
+        "{said}"
+    );
     assert_eq!(run(&["dance"]).0, Some(2));
 }
 

@@ -132,3 +132,21 @@ proptest! {
         let _ = parse(&format!("[master]\nurl = '{url}'\n[dataplane]\nunit = '{unit}'\n"));
     }
 }
+
+/// A guess that is followed must not open what was to be closed.
+#[test]
+fn no_help_leads_away_from_tls() {
+    let rendered =
+        parse("[master]\nurl = \"https://m:50051\"\nca = \"/ca.pem\"\nsecure = true\n").unwrap_err();
+    assert!(rendered.contains("unknown key \"secure\"") && !rendered.contains("did you mean"), "{rendered}");
+    for scheme in ["grpcs", "tls", "wss", "grpc", "h2"] {
+        let rendered =
+            parse(&format!("[master]\nurl = \"{scheme}://m:50051\"\nca = \"/ca.pem\"\n")).unwrap_err();
+        assert!(rendered.contains("help: write one such as \"https://"), "{rendered}");
+        assert!(!rendered.contains("insecure"), "{rendered}");
+    }
+    let plain = "[master]\nurl = \"http://m:50051\"\nca = \"/ca.pem\"\n";
+    for help in parse(plain).unwrap_err().lines().filter_map(|line| line.trim().strip_prefix("= help: ")) {
+        assert!(help.starts_with("write https://"), "{help}");
+    }
+}

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::config::{
-    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, ConfigErrors, Driver, Endpoint,
-    HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern, Limits, Listener,
-    ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route, Runtime,
-    SocketOptions, TcpKeepalive, Timeouts,
+    AccessLog, Account, Address, Admin, Bind, Cluster, ClusterProtocol, Config, ConfigErrors, Driver,
+    Endpoint, HalfClose, HeaderEdits, HeaderMatch, HeaderRules, Health, HealthKind, HostHeader, HostPattern,
+    Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries, Role, Route,
+    Runtime, SocketAccess, SocketOptions, TcpKeepalive, Timeouts,
 };
 
 const MINIMAL: &str = include_str!("config/accepted/minimal.toml");
@@ -44,10 +44,19 @@ fn minimal_means_the_defaults() {
     assert_eq!(config, parse(DEFAULTS).unwrap());
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes[0].timeouts, Timeouts::default());
+    assert_eq!(config.routes[0].timeouts.first_byte, secs(600), "what the SDKs wait");
     assert_eq!(config.routes[0].retries, Retries::default());
+    assert_eq!(config.listeners[0].half_close, HalfClose::Auto);
     assert_eq!(config.clusters[0].pool, Pool::default());
     assert_eq!(config.listeners[0].socket, SocketOptions::listener());
     assert_eq!(config.clusters[0].socket, SocketOptions::cluster());
+}
+
+#[test]
+fn unix_sockets_of_listeners_are_open_and_the_admin_socket_is_closed() {
+    let config = parse(MINIMAL).unwrap();
+    assert_eq!(config.listeners[0].socket.access, SocketAccess { mode: 0o666, owner: None, group: None });
+    assert_eq!(config.admin.access, SocketAccess { mode: 0o600, owner: None, group: None });
 }
 
 #[test]
@@ -63,7 +72,12 @@ fn everything_arrives_where_it_belongs() {
     assert_eq!(config.node, Node { id: "hk-node-1".into(), role: Role::Core, region: "hk".into() });
     assert_eq!(config.runtime, Runtime { workers: 4, driver: Driver::IoUring });
     let socket = Some("/run/millrace/dataplane.sock".into());
-    assert_eq!(config.admin, Admin { listen: Some(addr("127.0.0.1:9191")), socket });
+    let access = SocketAccess {
+        mode: 0o660,
+        owner: Some(Account::Id(1000)),
+        group: Some(Account::Name("millrace".into())),
+    };
+    assert_eq!(config.admin, Admin { listen: Some(addr("127.0.0.1:9191")), socket, access });
     let access = AccessLog::File("/var/log/millrace/access.log".into());
     assert_eq!(config.log, Log { level: LogLevel::Debug, access });
     let limits = Limits {
@@ -96,6 +110,7 @@ fn full_listener() -> Listener {
             Bind::Unix("/run/millrace/http.sock".into()),
         ],
         protocol: ListenerProtocol::Http,
+        half_close: HalfClose::Serve,
         socket: SocketOptions {
             congestion: Some("bbr".into()),
             nodelay: false,
@@ -107,6 +122,12 @@ fn full_listener() -> Listener {
             defer_accept: Some(secs(10)),
             backlog: 1024,
             shared: true,
+            freebind: true,
+            access: SocketAccess {
+                mode: 0o660,
+                owner: Some(Account::Name("www-data".into())),
+                group: Some(Account::Id(33)),
+            },
         },
     }
 }
@@ -307,9 +328,16 @@ timeouts.total = "30s"
 name = "weighted"
 policy = "round_robin"
 endpoints = [{ address = "a:1", weight = 2 }, { address = "b:1" }]
+[[clusters]]
+name = "by_name"
+endpoints = [{ address = "a:80" }, { address = "api.example.com:443" }]
+[[clusters]]
+name = "by_address"
+endpoints = [{ address = "[2001:db8::1]:8443" }]
 "#;
     let warnings = parse(text).unwrap().warnings();
-    let named = ["admin.listen", "\"idle\"", "\"weighted\"", "\"short\""];
+    let tls_ports = ["clear text to api.example.com:443", "clear text to [2001:db8::1]:8443"];
+    let named = ["admin.listen", "\"idle\"", "\"weighted\"", tls_ports[0], tls_ports[1], "\"short\""];
     assert_eq!(warnings.len(), named.len(), "{warnings:?}");
     for (warning, name) in warnings.iter().zip(named) {
         assert!(warning.contains(name), "{warning}");

@@ -40,6 +40,7 @@ pub use clock::monotonic_ns;
 pub use fault::{Fault, FaultError};
 pub use framing::BadFraming;
 pub use knobs::{EarlyResponse, KnobError, Knobs, NAMES as KNOB_NAMES};
+#[cfg(feature = "measure")]
 pub(crate) use knobs::{parse_duration, parse_size};
 pub use socket::{Address, AddressError};
 pub use stats::{Abort, Aborts, ConnectionCounts, ConnectionStats, Phase, RequestCounts, RequestIds, Stats};

@@ -9,6 +9,14 @@ fn check_says_good_or_where_it_is_not() {
     let path = path.to_str().unwrap();
     std::fs::write(path, "[master]\nurl = \"https://m:1\"\nca = \"/ca.pem\"\n").unwrap();
     assert_eq!(agent_says(&["check", "-c", path]), (Some(0), format!("{path}: good\n")));
+    assert_eq!(agent_says(&["check", path]), (Some(0), format!("{path}: good\n")));
+    assert_eq!(agent_says(&["check", path, "-c", path]).0, Some(2));
+    assert_eq!(agent_says(&["check"]).0, Some(2));
+
+    std::fs::write(path, b"# f\xfcr alle\n").unwrap();
+    let (code, said) = agent_says(&["check", path]);
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with(&format!("{path}:1:4: ")) && said.contains("iconv -f ISO-8859-1 "), "{said}");
 
     std::fs::write(path, "[master]\nurl = \"http://m:1\"\n").unwrap();
     for verb in ["check", "run"] {

@@ -15,7 +15,8 @@ fn a_published_config_serves_and_is_acknowledged() {
     let text = edge.config_to("published", &origin.addr().to_string());
     let ack = master.await_ack(master.publish(&text));
     assert_eq!((ack.generation, edge.serves()), (2, text));
-    assert_eq!(edge.status()["generation"], 2);
+    let status = edge.status();
+    assert_eq!((&status["generation"], &status["source"]["kind"]), (&2.into(), &"agent".into()));
     assert_eq!(edge.get("/health").unwrap().0, 200, "a client's request reaches the origin");
     let state = master.await_some("the state in a heartbeat", |known| {
         let state = known.heartbeats.last()?.config.clone()?;

@@ -3,6 +3,8 @@
 //! The machines of the core have small errors of their own. At the edge of an exchange each becomes a [`FaultKind`];
 //! everything that is said about it is a function here, each a `match` that the compiler keeps complete.
 
+use std::borrow::Cow;
+
 use proto::config::LogLevel;
 
 /// Who has to change something for this not to happen again.
@@ -39,11 +41,20 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Whether another try could end better; whether one is safe, `retry` decides.
     pub retry: bool,
+    /// What exactly it was, in one word for the logs, where there is more to say than `kind` does: such as `duplicate_length`.
+    pub detail: Option<&'static str>,
+}
+
+impl Fault {
+    /// The fault of this kind, for this reason.
+    pub fn because(kind: FaultKind, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..Self::from(kind) }
+    }
 }
 
 impl From<FaultKind> for Fault {
     fn from(kind: FaultKind) -> Self {
-        Fault { blame: kind.blame(), kind, retry: kind.may_retry() }
+        Fault { blame: kind.blame(), kind, retry: kind.may_retry(), detail: None }
     }
 }
 
@@ -54,6 +65,32 @@ impl std::fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// What is known of a fault beyond its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The rule that the request broke: the client is told, too.
+    Rule(&'static str),
+    /// What of this node stood in the way, such as a limit by its key in the config: for the operator alone.
+    Node(&'static str),
+}
+
+impl Detail {
+    /// For the logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Detail::Rule(text) | Detail::Node(text) => text,
+        }
+    }
+
+    /// What the client may know of it.
+    pub fn for_client(self) -> Option<&'static str> {
+        match self {
+            Detail::Rule(text) => Some(text),
+            Detail::Node(_) => None,
+        }
+    }
+}
 
 /// Everything that can end an exchange badly. A deadline that passed has its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +105,7 @@ pub enum FaultKind {
     BodyTooLarge,
     /// An HTTP version that is not spoken here.
     UnsupportedVersion,
-    /// A method that is not forwarded (CONNECT).
+    /// A method that is not forwarded: CONNECT, or one longer than any that is known.
     UnsupportedMethod,
     /// A transfer coding other than chunked.
     UnsupportedTransferCoding,
@@ -92,6 +129,8 @@ pub enum FaultKind {
     NoEndpoint,
     /// The node has as many connections or requests, or as much memory in use, as it may.
     Overloaded,
+    /// The process, or its host, has no file descriptor left for what the client wants.
+    OutOfFiles,
     /// The node is stopping and takes no more requests.
     Draining,
     /// The node stopped before the exchange came to its end.
@@ -124,7 +163,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in the order of their numbers (`kind as usize`).
-    pub const ALL: [FaultKind; 31] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::MalformedRequest,
         FaultKind::RequestHeadTooLarge,
         FaultKind::UriTooLong,
@@ -142,6 +181,7 @@ impl FaultKind {
         FaultKind::NoRoute,
         FaultKind::NoEndpoint,
         FaultKind::Overloaded,
+        FaultKind::OutOfFiles,
         FaultKind::Draining,
         FaultKind::DrainTimeout,
         FaultKind::Internal,
@@ -178,6 +218,7 @@ impl FaultKind {
             FaultKind::NoRoute => "no_route",
             FaultKind::NoEndpoint => "no_endpoint",
             FaultKind::Overloaded => "overloaded",
+            FaultKind::OutOfFiles => "out_of_files",
             FaultKind::Draining => "draining",
             FaultKind::DrainTimeout => "drain_timeout",
             FaultKind::Internal => "internal",
@@ -228,6 +269,7 @@ impl FaultKind {
             // The total is this node's own rule; the origin may have been answering all along.
             FaultKind::TotalTimeout
             | FaultKind::Overloaded
+            | FaultKind::OutOfFiles
             | FaultKind::Draining
             | FaultKind::DrainTimeout
             | FaultKind::Internal => Blame::Proxy,
@@ -256,9 +298,11 @@ impl FaultKind {
             | FaultKind::UpstreamMalformed
             | FaultKind::UpstreamHeadTooLarge
             | FaultKind::UpstreamTruncated => Some(502),
-            FaultKind::NoEndpoint | FaultKind::Overloaded | FaultKind::Draining | FaultKind::DrainTimeout => {
-                Some(503)
-            }
+            FaultKind::NoEndpoint
+            | FaultKind::Overloaded
+            | FaultKind::OutOfFiles
+            | FaultKind::Draining
+            | FaultKind::DrainTimeout => Some(503),
             FaultKind::ConnectTimeout
             | FaultKind::FirstByteTimeout
             | FaultKind::IdleTimeout
@@ -304,6 +348,7 @@ impl FaultKind {
             FaultKind::NoRoute => "No route matches this host, path and method.",
             FaultKind::NoEndpoint => "No server is available for this route; try again shortly.",
             FaultKind::Overloaded => "The server is overloaded; try again shortly.",
+            FaultKind::OutOfFiles => "The server has as many connections open as it may; try again shortly.",
             FaultKind::Draining => "The server is shutting down; try again.",
             FaultKind::DrainTimeout => "The server shut down before the response was complete.",
             FaultKind::Internal => "Something went wrong inside the proxy.",
@@ -320,6 +365,14 @@ impl FaultKind {
                 "The upstream server sent response headers that are too large."
             }
             FaultKind::UpstreamTruncated => "The upstream server closed the connection in mid-response.",
+        }
+    }
+
+    /// The sentence of [`FaultKind::message`], with what is known beyond it in brackets.
+    pub fn explain(self, detail: Option<&str>) -> Cow<'static, str> {
+        match detail {
+            Some(detail) => Cow::Owned(format!("{} ({detail})", self.message())),
+            None => Cow::Borrowed(self.message()),
         }
     }
 

@@ -136,6 +136,7 @@ fn check_response_rewrite(head: &ResponseHead<'_>, client: Client, asked: Asked)
         .expect("a rewritten head is well-formed")
         .expect("a rewritten head is complete");
     assert_eq!((sent.bytes, sent.status, sent.upgrade), (len, head.status, head.upgrade));
+    assert_eq!(sent.superfluous, None, "what we say ourselves is plain");
     let expected = match sending.length {
         SendLength::Sized(length) => ResponseLength::Sized(length),
         SendLength::Chunked => ResponseLength::Chunked,

@@ -5,13 +5,17 @@
 pub mod balance;
 pub mod endpoint;
 pub mod error;
+pub mod expect;
+pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod h1;
+pub mod half_close;
 pub mod health;
 pub mod limit;
 pub mod request;
 pub mod retry;
+pub mod room;
 pub mod route;
 pub mod snapshot;
 pub mod stats;

@@ -5,8 +5,8 @@
 mod h1_table;
 
 use dataplane_core::h1::{
-    Asked, BodyDecoder, BodyError, FieldStorage, HeadLimits, HeadScan, RequestHead, ResponseHead,
-    ResponseLength, parse_request, parse_response,
+    Asked, BodyDecoder, BodyError, FieldStorage, HeadErrorKind, HeadLimits, HeadScan, RequestHead,
+    ResponseHead, ResponseLength, parse_request, parse_response,
 };
 use dataplane_core::request::{BodyLength, Method};
 use h1_table::{Row, latin1};
@@ -45,9 +45,22 @@ fn every_class_of_the_design_has_rows() {
         "body_on_get",
         "expect",
         "upgrade",
+        "accept",
         "trailing_data",
         "limits",
     ] {
+        assert!(rows.iter().filter(|row| row.text("class") == Some(class)).count() >= 3, "{class}");
+    }
+}
+
+/// The three classes of answers, and what makes an answer of one of the other two.
+#[test]
+fn every_class_of_responses_has_rows() {
+    let rows = h1_table::responses();
+    for expect in ["ok", "redundant", "refused"] {
+        assert!(rows.iter().filter(|row| row.expect() == expect).count() >= 20, "{expect}");
+    }
+    for class in ["plain", "no_body", "interim", "upgrade", "framing", "connection", "request_fields"] {
         assert!(rows.iter().filter(|row| row.text("class") == Some(class)).count() >= 3, "{class}");
     }
 }
@@ -129,6 +142,7 @@ fn check_accepted_request(row: &Row, head: &RequestHead<'_>) -> Result<(), Strin
     same_if_named(row, "host", json!(head.host.map(|host| host.raw)))?;
     same_if_named(row, "upgrade", json!(head.upgrade))?;
     same_if_named(row, "expect_continue", json!(head.expect_continue))?;
+    same_if_named(row, "wants_events", json!(head.wants_events))?;
     let rest = rest_after_body(head, &row.raw).map_err(|error| format!("{}: {error}", row.name()))?;
     match rest == latin1(row.text("rest").unwrap_or_default()) {
         true => Ok(()),
@@ -154,7 +168,14 @@ fn check_response(row: &Row) -> Result<(), String> {
     match (row.expect(), head) {
         ("incomplete", Ok(None)) => Ok(()),
         ("refused", Err(error)) => same(row, "kind", json!(error.kind.as_str())),
-        ("ok", Ok(Some(head))) => check_accepted_response(row, &head),
+        ("ok", Ok(Some(head))) if head.superfluous.is_none() => {
+            same(row, "keep_alive", json!(head.keep_alive))?;
+            check_accepted_response(row, &head)
+        }
+        ("redundant", Ok(Some(head))) if !head.keep_alive => {
+            same(row, "superfluous", json!(head.superfluous.map(HeadErrorKind::as_str)))?;
+            check_accepted_response(row, &head)
+        }
         (expect, head) => Err(format!("{}: {expect} expected, but {head:?}", row.name())),
     }
 }
@@ -167,7 +188,6 @@ fn check_accepted_response(row: &Row, head: &ResponseHead<'_>) -> Result<(), Str
         ResponseLength::UntilClose => json!("until_close"),
     };
     same(row, "length", length)?;
-    same(row, "keep_alive", json!(head.keep_alive))?;
     same_if_named(row, "interim", json!(head.is_interim()))?;
     same_if_named(row, "event_stream", json!(head.is_event_stream()))
 }

@@ -13,9 +13,9 @@ use dataplane_core::snapshot::{
     EndpointAddress, EndpointHealth, EndpointId, Plan, ResolvedEndpoint, Snapshot, diff,
 };
 use proto::config::{
-    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HeaderRules,
-    HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy, Pool, Retries,
-    Role, Route, Runtime, SocketOptions, Timeouts,
+    AccessLog, Address, Admin, Bind, Cluster, ClusterProtocol, Config, Driver, Endpoint, HalfClose,
+    HeaderRules, HostHeader, Limits, Listener, ListenerProtocol, Log, LogLevel, Node, PathMatch, Policy,
+    Pool, Retries, Role, Route, Runtime, SocketAccess, SocketOptions, Timeouts,
 };
 
 const WORKERS: usize = 2;
@@ -330,7 +330,7 @@ fn config() -> Config {
     Config {
         node: Node { id: "n".into(), role: Role::Edge, region: String::new() },
         runtime: Runtime { workers: WORKERS, driver: Driver::Auto },
-        admin: Admin { listen: None, socket: None },
+        admin: Admin { listen: None, socket: None, access: SocketAccess::admin() },
         log: Log { level: LogLevel::Info, access: AccessLog::Off },
         limits: Limits {
             connections: 10,
@@ -356,7 +356,13 @@ fn config() -> Config {
 fn listener(name: &str, binds: &[&str]) -> Listener {
     let bind = |text: &&str| Bind::Tcp(text.parse().expect("an address"));
     let binds = binds.iter().map(bind).collect();
-    Listener { name: name.into(), binds, protocol: ListenerProtocol::Http, socket: socket() }
+    Listener {
+        name: name.into(),
+        binds,
+        protocol: ListenerProtocol::Http,
+        half_close: HalfClose::Auto,
+        socket: socket(),
+    }
 }
 
 fn route(name: &str, prefix: &str, cluster: &str) -> Route {
@@ -406,5 +412,7 @@ fn socket() -> SocketOptions {
         defer_accept: None,
         backlog: 128,
         shared: false,
+        freebind: false,
+        access: SocketAccess::listener(),
     }
 }

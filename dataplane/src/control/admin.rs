@@ -5,35 +5,35 @@
 
 mod patience;
 
-use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use proto::config::{Admin, TEXT_BYTES_MAX};
+use proto::config::{Admin, SocketAccess, TEXT_BYTES_MAX};
 use serde::Deserialize;
 use serde_json::json;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 
 use super::apply::{self, Outcome};
 use super::log;
 use super::node::Node;
 use super::refusal::{Cause, Refusal};
+use super::source::Source;
 use super::status;
+use super::surroundings;
 use crate::metrics;
-use crate::sys::socket::is_listened_on;
+use crate::sys::unix::{self, FileId};
 use patience::Patient;
 
 /// What the control loop is asked for over the API.
@@ -43,6 +43,8 @@ pub(crate) enum Wish {
     Apply {
         /// Its text.
         text: String,
+        /// Whoever put it.
+        source: Source,
         /// What came of it.
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
@@ -128,12 +130,13 @@ async fn config(State(desk): State<Desk>) -> Response {
     }
 }
 
-async fn put_config(State(desk): State<Desk>, body: Body) -> Response {
+async fn put_config(State(desk): State<Desk>, headers: HeaderMap, body: Body) -> Response {
+    let source = Source::of_put(headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()));
     let text = match text_of(body).await {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    match ask(&desk, |reply| Wish::Apply { text, reply }).await {
+    match ask(&desk, |reply| Wish::Apply { text, source, reply }).await {
         Ok(outcome) => answer(outcome),
         Err(refused) => refused,
     }
@@ -153,7 +156,10 @@ async fn check_config(body: Body) -> Response {
         Err(refused) => return refused,
     };
     match apply::read(&text) {
-        Ok(config) => Json(json!({ "warnings": apply::warnings(&config) })).into_response(),
+        Ok(config) => {
+            let warnings = surroundings::warnings_in_time(&Arc::new(config)).await;
+            Json(json!({ "warnings": warnings })).into_response()
+        }
         Err(refusal) => refused(&refusal),
     }
 }
@@ -228,13 +234,12 @@ async fn text_of(body: Body) -> Result<String, Response> {
         let message = format!("the body is longer than {TEXT_BYTES_MAX} bytes, or was not sent to its end");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, &message)
     })?;
-    String::from_utf8(bytes.into())
-        .map_err(|_| refuse(StatusCode::UNPROCESSABLE_ENTITY, "the body is not UTF-8"))
+    proto::config::decode(bytes.into()).map_err(|errors| refused(&errors.into()))
 }
 
 fn refused(refusal: &Refusal) -> Response {
     let status = match refusal.cause() {
-        Cause::Invalid | Cause::Unusable | Cause::Unresolved => StatusCode::UNPROCESSABLE_ENTITY,
+        Cause::Invalid | Cause::Address | Cause::AccessLog => StatusCode::UNPROCESSABLE_ENTITY,
         Cause::Busy => StatusCode::CONFLICT,
     };
     (status, Json(refusal)).into_response()
@@ -243,7 +248,10 @@ fn refused(refusal: &Refusal) -> Response {
 /// The shape of every refusal of this API.
 fn refuse(status: StatusCode, message: &str) -> Response {
     let error = json!({ "path": "", "line": 1, "column": 1, "message": message, "help": null });
-    (status, Json(json!({ "errors": [error] }))).into_response()
+    let is_busy = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+    let code = if is_busy { Cause::Busy.code() } else { "request_invalid" };
+    let may_pass = is_busy || status == StatusCode::REQUEST_TIMEOUT;
+    (status, Json(json!({ "errors": [error], "code": code, "retry": may_pass }))).into_response()
 }
 
 /// The sockets that the API listens on.
@@ -252,7 +260,20 @@ pub(crate) struct AdminSockets {
     /// On `admin.listen`.
     pub(crate) tcp: Option<(SocketAddr, OwnedFd)>,
     /// On `admin.socket`.
-    pub(crate) unix: Option<(PathBuf, OwnedFd)>,
+    pub(crate) unix: Option<AdminUnix>,
+}
+
+/// The socket on `admin.socket`.
+#[derive(Debug)]
+pub(crate) struct AdminUnix {
+    /// As configured.
+    pub(crate) path: PathBuf,
+    /// It listens.
+    pub(crate) socket: OwnedFd,
+    /// Its file, as it was made when the socket was bound.
+    pub(crate) file: Option<FileId>,
+    /// Another process bound it, which may still listen there.
+    pub(crate) is_inherited: bool,
 }
 
 /// An admin address that cannot be bound.
@@ -273,8 +294,8 @@ impl AdminFailure {
         let value = address.to_string();
         let value = value.strip_prefix("unix:").unwrap_or(&value);
         let message = format!("the admin API cannot be bound to {value}: {error}");
-        let help = apply::bind_help(address, error);
-        Refusal::at(Cause::Unusable, text, (*key).to_owned(), value, message, &help)
+        let help = surroundings::bind_help(address, error);
+        Refusal::at(Cause::Address, text, (*key).to_owned(), value, message, &help)
     }
 }
 
@@ -290,16 +311,24 @@ impl AdminSockets {
                 AdminFailure { key: "admin.listen", address: proto::config::Bind::Tcp(address), error }
             }),
         });
-        let unix = config.socket.clone().map(|path| match inherited.unix {
-            Some((of, socket)) if of == path => Ok((path, socket)),
-            Some(_) | None => match bind_unix(&path) {
-                Ok(socket) => Ok((path, socket)),
-                Err(error) => {
-                    Err(AdminFailure { key: "admin.socket", address: proto::config::Bind::Unix(path), error })
-                }
-            },
+        let unix = config.socket.as_ref().map(|path| {
+            bind_unix(path, &config.access, inherited.unix).map_err(|error| AdminFailure {
+                key: "admin.socket",
+                address: proto::config::Bind::Unix(path.clone()),
+                error,
+            })
         });
         Ok(AdminSockets { tcp: tcp.transpose()?, unix: unix.transpose()? })
+    }
+
+    /// Gives the Unix socket's file the rights that the config says now. Its path changes at the next start only.
+    pub(crate) fn follow(&self, config: &Admin) {
+        let Some(AdminUnix { path, file: Some(file), .. }) = &self.unix else { return };
+        if config.socket.as_ref() == Some(path)
+            && let Err(error) = unix::set_access(path, *file, &config.access)
+        {
+            warn!(path = %path.display(), %error, "the admin socket keeps its old permissions");
+        }
     }
 
     /// Serves on all of them in tasks of their own, until `end` says so or its sender is gone; requests that are being
@@ -314,7 +343,7 @@ impl AdminSockets {
                 axum::serve(Patient::new(tokio::net::TcpListener::from_std(socket)?), router.clone());
             tokio::spawn(serving.with_graceful_shutdown(ended(end.clone())).into_future());
         }
-        if let Some((_, socket)) = &self.unix {
+        if let Some(AdminUnix { socket, .. }) = &self.unix {
             let socket = std::os::unix::net::UnixListener::from(socket.try_clone()?);
             let serving =
                 axum::serve(Patient::new(tokio::net::UnixListener::from_std(socket)?), router.clone());
@@ -325,8 +354,15 @@ impl AdminSockets {
 
     /// Removes the Unix socket's file, unless another process listens there now: the caller knows.
     pub(crate) fn unlink(&self) {
-        if let Some((path, _)) = &self.unix {
-            super::sockets::unlink_socket(path);
+        if let Some(AdminUnix { path, file: Some(file), .. }) = &self.unix {
+            unix::remove(path, *file);
+        }
+    }
+
+    /// As [`AdminSockets::unlink`], for a socket that this process has bound itself.
+    pub(crate) fn unlink_own(&self) {
+        if self.unix.as_ref().is_some_and(|unix| !unix.is_inherited) {
+            self.unlink();
         }
     }
 }
@@ -342,21 +378,14 @@ fn bind_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
-/// Binds the path, replacing a file that no process listens on. Nobody but this user may connect, from the first moment:
-/// the mode is set before the socket listens.
-fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || is_listened_on(path) {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
+/// Takes the previous process's socket where it is at this path, else binds it anew.
+fn bind_unix(path: &Path, access: &SocketAccess, inherited: Option<AdminUnix>) -> io::Result<AdminUnix> {
+    if let Some(inherited) = inherited.filter(|inherited| inherited.path == path) {
+        unix::try_access(access)?;
+        return Ok(inherited);
     }
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    socket.listen(ADMIN_BACKLOG)?;
-    Ok(socket.into())
+    let (socket, file) = unix::listen(path, access, ADMIN_BACKLOG)?;
+    Ok(AdminUnix { path: path.to_owned(), socket, file: Some(file), is_inherited: false })
 }
 
 /// A handful of operators and scrapers.

@@ -1,28 +1,33 @@
 //! How a config becomes live: one path, whoever asks.
 //!
 //! ```text
-//! text → Config → names resolved → access log opened → new addresses bound      any failure: refused, nothing changed
+//! text → Config → names asked → access log opened → new addresses bound         any failure: refused, nothing changed
 //!      → Snapshot → to every worker → sockets lent and closed → probes follow   nothing fails any more
 //! ```
+//! A name that is not answered refuses nothing: its endpoint has no address until it is.
+//!
 //! It decides nothing about when: the control loop calls it, one config at a time.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dataplane_core::files::{Files, Standing};
 use dataplane_core::snapshot::{Snapshot, diff};
 use dataplane_core::stats::Gauge;
-use proto::config::{Bind, Config};
+use proto::config::{Admin, Config};
 use tracing::{info, warn};
 
 use super::access_log::{self, Destination, Writer};
-use super::doctor::files_needed;
 use super::node::{Applied, Node};
 use super::probe::Prober;
-use super::refusal::{Cause, Refusal};
-use super::resolve::{Host, Resolver, Unresolved};
-use super::sockets::{BindFailure, Change, Inherited, Open, Sockets};
+use super::refusal::Refusal;
+use super::resolve::{Answered, Host, NamedEndpoint, Resolver};
+use super::sockets::{Change, Inherited, Open, Sockets};
+use super::surroundings;
 use crate::protocol::Live;
-use crate::sys::files;
+use crate::sys::{files, unix};
 use crate::upstream::Shelves;
 use crate::worker::Order;
 
@@ -36,6 +41,8 @@ pub(crate) struct Applier {
     resolver: Resolver,
     prober: Prober,
     access: Option<Writer>,
+    /// The config's own file, which nothing may be written to.
+    config_file: PathBuf,
     /// The first config: what cannot be changed at run time is as it says.
     first: Option<Arc<Config>>,
 }
@@ -52,6 +59,7 @@ pub(crate) struct Outcome {
 /// A config for which everything that can fail has been done.
 struct Prepared {
     config: Arc<Config>,
+    files: Files,
     change: Change,
     /// Where the access log goes from now on; none: nowhere, or on as before.
     destination: Option<Destination>,
@@ -65,13 +73,6 @@ pub(crate) fn read(text: &str) -> Result<Config, Refusal> {
     Ok(Config::parse_with_process_env(text, &hostname())?)
 }
 
-/// What is allowed but probably not meant, on this host too.
-pub(crate) fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = config.warnings();
-    warnings.extend(unavailable_congestion(config));
-    warnings
-}
-
 impl Applier {
     /// For a node that has no config yet.
     pub(crate) fn new(node: Arc<Node>, inherited: Vec<Inherited>) -> Self {
@@ -80,11 +81,22 @@ impl Applier {
             node,
             sockets,
             inherited,
-            resolver: Resolver::default(),
+            resolver: Resolver::new(Vec::new()),
             prober: Prober::default(),
             access: None,
+            config_file: PathBuf::new(),
             first: None,
         }
+    }
+
+    /// With the last good answers of the process that this one takes over from.
+    pub(crate) fn knowing(self, names: Vec<(Host, Vec<SocketAddr>)>) -> Self {
+        Applier { resolver: Resolver::new(names), ..self }
+    }
+
+    /// Of a config that stands in this file.
+    pub(crate) fn of_file(self, config_file: PathBuf) -> Self {
+        Applier { config_file, ..self }
     }
 
     /// Applies a config, or changes nothing. Dropped before it is done, it has changed nothing: what is waited for comes
@@ -102,7 +114,10 @@ impl Applier {
             }
             Err(refusal) => {
                 self.node.count_refusal();
-                warn!(reason = refusal.summary(), "config refused, nothing has changed");
+                // At a start there is nothing that could have changed, and the end of the process says why.
+                if self.node.applied().is_some() {
+                    warn!(reason = refusal.summary(), "config refused, nothing has changed");
+                }
             }
         }
         result
@@ -110,16 +125,18 @@ impl Applier {
 
     async fn try_apply(&mut self, text: &str) -> Result<Outcome, Refusal> {
         let config = Arc::new(read(text)?);
-        self.resolver
-            .learn(&config)
-            .await
-            .map_err(|unresolved| unresolved_name(text, &config, unresolved))?;
+        self.resolver.learn(&config).await;
         let before = self.node.applied();
         let before = before.as_ref().map(|applied| applied.live.snapshot.as_ref());
         let before_config = before.map(|snapshot| snapshot.config.as_ref());
-        let destination = open_log(text, &config, before_config).await?;
+        try_admin_access(&config.admin)
+            .map_err(|(path, error)| surroundings::unusable_admin_access(text, path, &error))?;
+        let destination = open_log(text, &config, before_config, &self.config_file).await?;
+        let mut warnings = surroundings::warnings_in_time(&config).await;
         let prepared = self.prepare(text, config, destination, before_config)?;
-        let mut warnings = warnings(&prepared.config);
+        let standing = Standing::of(&prepared.config, self.node.workers.count());
+        warnings.extend(too_few_files(&prepared.files, &standing, prepared.config.limits.connections));
+        warnings.extend(self.resolver.named_endpoints(&prepared.config).iter().filter_map(without_address));
         warnings.extend(
             self.first.as_deref().map(|first| until_next_start(first, &prepared.config)).unwrap_or_default(),
         );
@@ -142,8 +159,10 @@ impl Applier {
         let change = self
             .sockets
             .prepare(&plan.listeners, &config, &mut self.inherited)
-            .map_err(|failure| unbound(text, &config, &failure))?;
-        Ok(Prepared { config, change, destination })
+            .map_err(|failure| surroundings::unbound(text, &config, &failure))?;
+        let standing = Standing::of(&config, self.node.workers.count());
+        let files = Files::fit(files::raise_limit(), &standing, config.limits.connections);
+        Ok(Prepared { config, files, change, destination })
     }
 
     fn commit(
@@ -153,13 +172,15 @@ impl Applier {
         generation: u64,
         before: Option<&Snapshot>,
     ) -> Result<(), Refusal> {
-        let Prepared { config, change, destination } = prepared;
-        self.follow_log(&config, destination).map_err(|error| unusable_log(text, &config, &error))?;
+        let Prepared { config, files: divided, change, destination } = prepared;
+        self.follow_log(&config, destination)
+            .map_err(|error| surroundings::unusable_log(text, &config, &error))?;
         if before.is_none_or(|before| before.config.log.level != config.log.level) {
             self.node.log.set(config.log.level);
         }
-        files::make_room(files_needed(config.limits.connections));
-        self.node.admission.reconfigure(&config.limits);
+        // An origin for each client, as far as the limit allows so many.
+        files::make_room(2 * u64::from(divided.connections) + divided.process + divided.control);
+        self.node.admission.reconfigure(&config.limits, &divided);
         self.resolver.follow(&config);
         self.first.get_or_insert_with(|| Arc::clone(&config));
         let live = self.build(config, generation, before);
@@ -168,7 +189,8 @@ impl Applier {
         // What the first config had no use for is closed; the process it came from still has it.
         self.inherited.clear();
         self.prober.follow(&live.snapshot);
-        self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound() });
+        self.node.serve(Applied { live, text: text.into(), bound: self.sockets.bound(), files: divided });
+        self.tell_names();
         Ok(())
     }
 
@@ -201,23 +223,41 @@ impl Applier {
         Arc::new(Live { snapshot, shelves, access, exchanges })
     }
 
-    /// Names that are to be looked up again now.
-    pub(crate) fn take_due_names(&mut self) -> Vec<Host> {
-        self.resolver.take_due()
+    /// Begins to look up the names that are due.
+    pub(crate) fn look_up_due_names(&mut self) {
+        self.resolver.look_up_due();
+        self.tell_names();
+    }
+
+    /// Waits for the next look-up to end.
+    pub(crate) async fn next_answer(&mut self) -> Answered {
+        self.resolver.next_answer().await
     }
 
     /// What came of a look-up. Other addresses than before are served at once, as the same generation.
-    pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<std::net::SocketAddr>>) {
-        if !self.resolver.handle_answer(host, answer) {
-            return;
-        }
-        let Some(applied) = self.node.applied() else { return };
+    pub(crate) fn handle_answer(&mut self, host: &Host, answer: std::io::Result<Vec<SocketAddr>>) {
+        let is_changed = self.resolver.handle_answer(host, answer);
+        self.tell_names();
+        let Some(applied) = self.node.applied().filter(|_| is_changed) else { return };
         let before = &applied.live.snapshot;
         let live = self.build(Arc::clone(&before.config), before.generation, Some(before));
         self.node.workers.post_all(|| Order::Apply(Arc::clone(&live)));
         self.prober.follow(&live.snapshot);
         let (text, bound) = (Arc::clone(&applied.text), applied.bound.clone());
-        self.node.serve(Applied { live, text, bound });
+        self.node.serve(Applied { live, text, bound, files: applied.files });
+    }
+
+    /// What is known of the names of the live config goes where `/status` and the metrics read it.
+    fn tell_names(&self) {
+        if let Some(applied) = self.node.applied() {
+            let names = self.resolver.named_endpoints(&applied.live.snapshot.config);
+            self.node.set_names(names, self.resolver.failures());
+        }
+    }
+
+    /// The last good answers, for a process that takes over.
+    pub(crate) fn known_names(&self) -> Vec<(Host, Vec<SocketAddr>)> {
+        self.resolver.known()
     }
 
     /// Gives a worker that was started again all that it has lost.
@@ -284,96 +324,64 @@ pub(crate) fn hostname() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
-/// The access log of `config` where it is another one than before.
+/// The access log of `config` where it is another one than before; it is not to be in `config_file`.
 async fn open_log(
     text: &str,
     config: &Config,
     before: Option<&Config>,
+    config_file: &Path,
 ) -> Result<Option<Destination>, Refusal> {
-    if before.is_some_and(|before| before.log.access == config.log.access) {
+    let log = &config.log.access;
+    let unusable = |error| surroundings::unusable_log(text, config, &error);
+    let is_in_config = access_log::is_at_in_time(log, config_file).await;
+    if matches!(is_in_config, Ok(true)) {
+        return Err(surroundings::log_into_config(text, config));
+    }
+    if before.is_some_and(|before| before.log.access == *log) {
+        // It is open, and stays so even where its file system hangs.
         return Ok(None);
     }
-    let opened = access_log::open(&config.log.access).await;
-    opened.map_err(|error| unusable_log(text, config, &error))
+    is_in_config.map_err(unusable)?;
+    access_log::open(log).await.map_err(unusable)
 }
 
-fn unresolved_name(text: &str, config: &Config, unresolved: Unresolved) -> Refusal {
-    let Unresolved { host: (name, port), error } = unresolved;
-    let value = format!("{name}:{port}");
-    let place = config.clusters.iter().enumerate().find_map(|(cluster, of)| {
-        let endpoint = of.endpoints.iter().position(|endpoint| endpoint.address.to_string() == value)?;
-        Some(format!("clusters[{cluster}].endpoints[{endpoint}].address"))
-    });
-    let help = "check the name with `getent ahosts`, or write an IP address";
-    let message = format!("the name {name} cannot be resolved: {error}");
-    Refusal::at(Cause::Unresolved, text, place.unwrap_or_default(), &value, message, help)
+fn without_address(named: &NamedEndpoint) -> Option<String> {
+    let NamedEndpoint { cluster, endpoint, unresolved, .. } = named;
+    let error = &unresolved.as_ref()?.error;
+    Some(format!(
+        "the cluster \"{cluster}\" has no address for {endpoint}: {error}. It goes without until the name is there \
+         (`getent ahosts` asks for it, too)"
+    ))
 }
 
-fn unusable_log(text: &str, config: &Config, error: &std::io::Error) -> Refusal {
-    let value = match &config.log.access {
-        proto::config::AccessLog::File(path) => path.display().to_string(),
-        proto::config::AccessLog::Stdout => "stdout".to_owned(),
-        proto::config::AccessLog::Off => "off".to_owned(),
-    };
-    let message = format!("the access log {value} cannot be opened: {error}");
-    let help = "write a file in a folder that this user may write to, \"stdout\" or \"off\"";
-    Refusal::at(Cause::Unusable, text, "log.access".to_owned(), &value, message, help)
+/// The admin socket's rights follow the config, unless its path is another one: then it does at the next start.
+fn try_admin_access(admin: &Admin) -> Result<(), (&Path, std::io::Error)> {
+    admin
+        .socket
+        .as_deref()
+        .map_or(Ok(()), |path| unix::try_access(&admin.access).map_err(|error| (path, error)))
 }
 
-fn unbound(text: &str, config: &Config, failure: &BindFailure) -> Refusal {
-    let BindFailure { at, error } = failure;
-    let place = config.listeners.iter().position(|listener| listener.name == at.listener);
-    let path = place.map_or_else(String::new, |place| format!("listeners[{place}].bind"));
-    let message = format!("the listener \"{}\" cannot be bound to {}: {error}", at.listener, at.bind);
-    Refusal::at(Cause::Unusable, text, path, &at.bind.to_string(), message, &bind_help(&at.bind, error))
-}
-
-/// What to do about an address that cannot be bound.
-pub(crate) fn bind_help(bind: &Bind, error: &std::io::Error) -> String {
-    let in_use = match bind {
-        Bind::Tcp(address) => format!("`ss -ltnp 'sport = :{}'` shows who has it", address.port()),
-        Bind::Unix(path) => format!("`ss -lxp src {}` shows who has it", path.display()),
-    };
-    let kind = error.kind();
-    if kind == std::io::ErrorKind::AddrInUse {
-        in_use
-    } else if kind == std::io::ErrorKind::PermissionDenied {
-        "ports below 1024 need CAP_NET_BIND_SERVICE, a path needs a folder that this user may write to"
-            .to_owned()
-    } else if kind == std::io::ErrorKind::AddrNotAvailable {
-        "the host does not have this address: see `ip address`".to_owned()
-    } else {
-        "write another address".to_owned()
-    }
+/// What the limit of open files leaves of `limits.connections`, where it leaves less.
+fn too_few_files(files: &Files, standing: &Standing, wanted: u32) -> Option<String> {
+    let (limit, connections) = (files.limit, files.connections);
+    let needed = Files::needed(standing, wanted);
+    (connections < wanted).then(|| {
+        format!(
+            "limits.connections = {wanted} does not fit into {limit} open files: {connections} clients are served at \
+             once ({files}). Give the process {needed} files (LimitNOFILE={needed} in the unit, `ulimit -Hn {needed}` in \
+             the shell, `--ulimit nofile={needed}` for a container), or write limits.connections = {connections}"
+        )
+    })
 }
 
 /// What a running process does not change.
 fn until_next_start(first: &Config, now: &Config) -> Vec<String> {
-    let sections = [("runtime", first.runtime != now.runtime), ("admin", first.admin != now.admin)];
+    let addresses = |admin: &Admin| (admin.listen, admin.socket.clone());
+    let is_admin_moved = addresses(&first.admin) != addresses(&now.admin);
+    let sections = [("runtime", first.runtime != now.runtime), ("admin", is_admin_moved)];
     let changed = sections.into_iter().filter(|(_, is_changed)| *is_changed);
     changed.map(|(section, _)| format!("[{section}] takes effect at the next start or upgrade")).collect()
-}
-
-/// Congestion control algorithms that the kernel does not have loaded: sockets keep its default then.
-fn unavailable_congestion(config: &Config) -> Vec<String> {
-    let Ok(available) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control") else {
-        return Vec::new();
-    };
-    let of_listeners = config.listeners.iter().map(|listener| ("listener", &listener.name, &listener.socket));
-    let of_clusters = config.clusters.iter().map(|cluster| ("cluster", &cluster.name, &cluster.socket));
-    of_listeners
-        .chain(of_clusters)
-        .filter_map(|(kind, name, socket)| {
-            let wanted = socket.congestion.as_deref()?;
-            let is_there = available.split_whitespace().any(|one| one == wanted);
-            (!is_there).then(|| {
-                format!(
-                    "the {kind} \"{name}\" wants the congestion control {wanted}, which this kernel does not have \
-                     loaded (`modprobe tcp_{wanted}`): its default is used"
-                )
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

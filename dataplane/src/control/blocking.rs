@@ -4,7 +4,7 @@
 //! A thread that hangs cannot be ended from here. It is left behind, and so many may be left and no more.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,10 @@ pub(crate) const FILE_WITHIN: Duration = Duration::from_secs(5);
 /// Threads that may hang at once. Each has a stack and nothing else.
 const THREADS_MAX: usize = 16;
 
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+static THREADS: Threads = Threads(AtomicUsize::new(0));
+
+/// How many threads do such work now.
+struct Threads(AtomicUsize);
 
 /// Does `work` on a thread of its own.
 ///
@@ -30,31 +33,41 @@ pub(crate) async fn within<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let running = Running::begin()?;
-    let (done, output) = oneshot::channel();
-    std::thread::Builder::new().name("file".to_owned()).spawn(move || {
-        // Fails only when nobody waits any more.
-        let _ = done.send(work());
-        drop(running);
-    })?;
-    match tokio::time::timeout(deadline, output).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(_)) => Err(io::Error::other("it panicked")),
-        Err(_) => {
-            let message =
-                format!("it took longer than {} s: does its file system hang?", deadline.as_secs_f64());
-            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    THREADS.within(deadline, work).await
+}
+
+impl Threads {
+    async fn within<T: Send + 'static>(
+        &'static self,
+        deadline: Duration,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let running = Running::begin(self)?;
+        let (done, output) = oneshot::channel();
+        std::thread::Builder::new().name("file".to_owned()).spawn(move || {
+            // Fails only when nobody waits any more.
+            let _ = done.send(work());
+            drop(running);
+        })?;
+        match tokio::time::timeout(deadline, output).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(_)) => Err(io::Error::other("it panicked")),
+            Err(_) => {
+                let message =
+                    format!("it took longer than {} s: does its file system hang?", deadline.as_secs_f64());
+                Err(io::Error::new(ErrorKind::TimedOut, message))
+            }
         }
     }
 }
 
 /// One of the threads.
-struct Running;
+struct Running(&'static Threads);
 
 impl Running {
-    fn begin() -> io::Result<Self> {
-        let running = Self;
-        if THREADS.fetch_add(1, Ordering::Relaxed) < THREADS_MAX {
+    fn begin(threads: &'static Threads) -> io::Result<Self> {
+        let running = Self(threads);
+        if threads.0.fetch_add(1, Ordering::Relaxed) < THREADS_MAX {
             return Ok(running);
         }
         Err(io::Error::other(format!("{THREADS_MAX} files are waited for already: a file system hangs")))
@@ -63,34 +76,42 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Reads a config file. It may block only where its file system does.
+/// Reads the bytes of a config file, whatever encoding they are in. It may block only where its file system does.
 ///
 /// # Errors
-/// It is no regular file, longer than any config, not UTF-8, or cannot be read.
-pub(crate) fn read_config(path: &Path) -> io::Result<String> {
+/// It is no regular file (`IsADirectory`, `InvalidInput`), longer than any config (`FileTooLarge`), or cannot be read.
+pub(crate) fn read_config(path: &Path) -> io::Result<Vec<u8>> {
     // Without O_NONBLOCK the open of a FIFO would wait for somebody who writes.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => no_regular_file(ErrorKind::InvalidInput, "a socket or a device"),
+        _ => error,
+    })?;
     let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(no_regular_file(ErrorKind::IsADirectory, "a directory"));
+    }
     if !kind.is_file() {
-        let kind = if kind.is_dir() {
-            "a directory"
-        } else if kind.is_fifo() {
-            "a FIFO"
-        } else {
-            "a device or a socket"
-        };
-        return Err(io::Error::other(format!("it is {kind}: a config is a regular file")));
+        let kind = if kind.is_fifo() { "a FIFO" } else { "a device" };
+        return Err(no_regular_file(ErrorKind::InvalidInput, kind));
     }
-    let mut text = String::new();
-    file.take(TEXT_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(io::Error::other(format!("it is longer than {TEXT_BYTES_MAX} bytes")));
+    let mut bytes = Vec::new();
+    file.take(TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > TEXT_BYTES_MAX {
+        return Err(io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("it is longer than {TEXT_BYTES_MAX} bytes"),
+        ));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+fn no_regular_file(kind: ErrorKind, what: &str) -> io::Error {
+    io::Error::new(kind, format!("it is {what}: a config is a regular file"))
 }
 
 #[cfg(test)]
@@ -99,24 +120,27 @@ mod tests {
 
     use super::*;
 
-    /// One story, since all tests share the count of threads.
+    /// Other tests have work of their own.
+    static HANGING: Threads = Threads(AtomicUsize::new(0));
+
+    /// One story, since it has one count of threads.
     #[tokio::test]
     async fn work_that_hangs_is_waited_for_until_its_deadline_and_only_so_many_may_hang() {
-        assert_eq!(within(FILE_WITHIN, || Ok(7)).await.unwrap(), 7);
+        assert_eq!(HANGING.within(FILE_WITHIN, || Ok(7)).await.unwrap(), 7);
         let mut ends = Vec::new();
         let refused = loop {
             let (end, ended) = mpsc::channel::<()>();
             ends.push(end);
             let hanging =
-                within(Duration::from_millis(1), move || Ok(ended.recv().is_ok())).await.unwrap_err();
-            if hanging.kind() != io::ErrorKind::TimedOut {
+                HANGING.within(Duration::from_millis(1), move || Ok(ended.recv().is_ok())).await.unwrap_err();
+            if hanging.kind() != ErrorKind::TimedOut {
                 break hanging;
             }
             assert!(ends.len() <= THREADS_MAX);
         };
         assert!(refused.to_string().contains("a file system hangs"), "{refused}");
         drop(ends);
-        while within(FILE_WITHIN, || Ok(())).await.is_err() {
+        while HANGING.within(FILE_WITHIN, || Ok(())).await.is_err() {
             tokio::task::yield_now().await;
         }
     }
@@ -130,15 +154,19 @@ mod tests {
         std::fs::write(&long, vec![b'#'; TEXT_BYTES_MAX + 1]).unwrap();
         let longest = dir.path().join("longest");
         std::fs::write(&longest, vec![b'#'; TEXT_BYTES_MAX]).unwrap();
+        let socket = dir.path().join("socket");
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let cases = [
-            (fifo.as_path(), "a FIFO"),
-            (dir.path(), "a directory"),
-            (Path::new("/dev/zero"), "a device"),
-            (&long, "longer than 4194304 bytes"),
+            (fifo.as_path(), ErrorKind::InvalidInput, "a FIFO"),
+            (&socket, ErrorKind::InvalidInput, "a socket"),
+            (dir.path(), ErrorKind::IsADirectory, "a directory"),
+            (Path::new("/dev/zero"), ErrorKind::InvalidInput, "a device"),
+            (&long, ErrorKind::FileTooLarge, "longer than 4194304 bytes"),
         ];
-        for (path, reason) in cases {
-            let refused = read_config(path).unwrap_err().to_string();
-            assert!(refused.contains(reason), "{refused}");
+        for (path, kind, reason) in cases {
+            let refused = read_config(path).unwrap_err();
+            assert_eq!(refused.kind(), kind, "{refused}");
+            assert!(refused.to_string().contains(reason), "{refused}");
         }
         assert_eq!(read_config(&longest).unwrap().len(), TEXT_BYTES_MAX);
     }

@@ -19,7 +19,9 @@ mod refusal;
 mod resolve;
 mod signals;
 mod sockets;
+mod source;
 mod status;
+mod surroundings;
 mod systemd;
 mod upgrade;
 
@@ -36,14 +38,15 @@ use tracing::{error, info, warn};
 
 use admin::{AdminSockets, Wish};
 use apply::Applier;
-use refusal::{Cause, Refusal};
-use resolve::Host;
+use refusal::Refusal;
 use signals::{Ending, Signals};
+use source::Source;
 
-pub(crate) use apply::{hostname, warnings};
+pub(crate) use apply::hostname;
 pub(crate) use blocking::read_config;
 pub(crate) use log::{LAST_LINES_WITHIN, LogSwitch, start as start_log};
 pub(crate) use node::Node;
+pub(crate) use surroundings::warnings;
 pub(crate) use upgrade::{Inheritance, Origin};
 
 /// How often it is looked whether workers have ended and names are due.
@@ -57,8 +60,6 @@ const DRAIN_AT_LEAST: Duration = Duration::from_millis(250);
 const DRAIN_IDLE_FOR: Duration = Duration::from_secs(5);
 /// How long workers may take to begin, and to end.
 const WORKERS_WITHIN: Duration = Duration::from_secs(5);
-/// Look-ups whose answers may wait for the loop.
-const ANSWERS_MAX: usize = 64;
 
 /// Why the data plane did not run, or stopped running.
 #[derive(Debug)]
@@ -112,13 +113,8 @@ struct Control {
     admin_end: watch::Sender<bool>,
     signals: Signals,
     wishes: mpsc::Receiver<Wish>,
-    answers: mpsc::Receiver<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
-    /// Lent to look-ups.
-    answer_to: mpsc::Sender<(Host, io::Result<Vec<std::net::SocketAddr>>)>,
     /// A new process that is starting.
     upgrade: Option<JoinHandle<io::Result<()>>>,
-    /// The config came over the API, so the file has another one.
-    is_from_api: bool,
     /// A drain that began now ends with the process.
     is_ending: bool,
     /// How often each worker had been started again when it was last given its sockets.
@@ -133,16 +129,21 @@ impl Control {
         let Start { path, text, config, node, origin, mut inheritance } = start;
         let signals = Signals::listen().map_err(|error| failed("signals cannot be heard", &error))?;
         let is_takeover = inheritance.is_some();
-        let is_from_api = inheritance.config.is_some();
+        let source = match &inheritance.config {
+            Some(_) => Source::Upgrade,
+            None => Source::File { path: path.clone() },
+        };
         await_workers(&node).await?;
-        let first = first_config(&node, &config, &text, &mut inheritance).await;
+        let first = first_config(&node, &path, &config, &text, &mut inheritance).await;
         let (admin, applier) = first.map_err(|refusal| first_refused(&refusal, &path, &text))?;
+        node.set_source(source);
         let (admin_end, ended) = watch::channel(false);
         let (wish_to, wishes) = mpsc::channel(admin::WISHES_MAX);
-        let (answer_to, answers) = mpsc::channel(ANSWERS_MAX);
         admin
             .serve(&admin::router(Arc::clone(&node), wish_to), &ended)
             .map_err(|error| failed("the admin API cannot be served", &error))?;
+        // One that was inherited has the permissions that the old process gave it.
+        admin.follow(&config.admin);
         let watchdog = tokio::spawn(systemd::feed_watchdog(node.worker_stats.clone()));
         info!(
             pid = std::process::id(),
@@ -164,10 +165,7 @@ impl Control {
             admin_end,
             signals,
             wishes,
-            answers,
-            answer_to,
             upgrade: None,
-            is_from_api,
             is_ending: false,
             restarts,
             watchdog,
@@ -187,7 +185,7 @@ impl Control {
                     signals::Wish::End(how) => ending = Err(how),
                 },
                 Some(wish) = self.wishes.recv() => ending = self.grant(wish).await,
-                Some((host, answer)) = self.answers.recv() => self.applier.handle_answer(&host, answer),
+                (host, answer) = self.applier.next_answer() => self.applier.handle_answer(&host, answer),
                 outcome = finished(&mut self.upgrade) => {
                     self.upgrade = None;
                     match outcome {
@@ -201,7 +199,7 @@ impl Control {
                         self.stop(true).await?;
                         return Err(Failure::Failed("no worker is left: the log above says why".to_owned()));
                     }
-                    self.look_up_due_names();
+                    self.applier.look_up_due_names();
                 }
             }
             match ending {
@@ -219,12 +217,16 @@ impl Control {
         self.applier.reopen_log();
         let path = self.path.clone();
         let reading = blocking::within(blocking::FILE_WITHIN, move || read_config(&path));
-        match self.signals.or_end(reading).await? {
-            Ok(text) => {
+        match self.signals.or_end(reading).await?.map(proto::config::decode) {
+            Ok(Ok(text)) => {
                 // A refusal is told of where it happens.
                 if self.apply(&text).await?.is_ok() {
-                    self.is_from_api = false;
+                    self.follow_file();
                 }
+            }
+            Ok(Err(errors)) => {
+                self.node.count_refusal();
+                warn!(path = %self.path.display(), %errors, "the config cannot be read, nothing has changed");
             }
             Err(error) => {
                 self.node.count_refusal();
@@ -235,12 +237,24 @@ impl Control {
         Ok(())
     }
 
+    /// The file's config is served from now on, whatever was served before.
+    fn follow_file(&self) {
+        let file = Source::File { path: self.path.clone() };
+        let Some(before) = self.node.set_source(file.clone()) else { return };
+        if before.source != file {
+            let since = humantime::format_rfc3339_seconds(before.since);
+            warn!(%since, "config of {} replaced by {file}", before.source);
+        }
+    }
+
     /// Errors: a signal ends the process meanwhile.
     async fn grant(&mut self, wish: Wish) -> Result<(), Ending> {
         match wish {
-            Wish::Apply { text, reply } => {
+            Wish::Apply { text, source, reply } => {
                 let outcome = self.apply(&text).await?;
-                self.is_from_api |= outcome.is_ok();
+                if outcome.is_ok() {
+                    self.node.set_source(source);
+                }
                 // Who asked may have gone away: the config is applied all the same.
                 let _ = reply.send(outcome);
             }
@@ -272,7 +286,13 @@ impl Control {
         if self.node.is_draining() {
             return Ok(Err(Refusal::busy("the node is draining")));
         }
-        self.signals.or_end(self.applier.apply(text)).await
+        let outcome = self.signals.or_end(self.applier.apply(text)).await?;
+        if outcome.is_ok()
+            && let Some(applied) = self.node.applied()
+        {
+            self.admin.follow(&applied.live.snapshot.config.admin);
+        }
+        Ok(outcome)
     }
 
     /// SIGUSR2.
@@ -282,8 +302,12 @@ impl Control {
             return;
         }
         let applied = self.node.applied();
-        let text = applied.as_ref().filter(|_| self.is_from_api).map(|applied| applied.text.as_ref());
-        match self.origin.upgrade(self.applier.sockets(), &self.admin, text) {
+        // The new process reads the file by itself.
+        let source = self.node.source().map(|sourced| sourced.source);
+        let is_of_file = matches!(source, Some(Source::File { .. }));
+        let text = applied.as_ref().filter(|_| !is_of_file).map(|applied| applied.text.as_ref());
+        let names = self.applier.known_names();
+        match self.origin.upgrade(self.applier.sockets(), &self.admin, text, &names) {
             Ok(mut upgrade) => {
                 info!(pid = upgrade.pid(), "a new process was started, and takes over when it serves");
                 self.upgrade = Some(tokio::spawn(async move { upgrade.ready().await }));
@@ -301,17 +325,6 @@ impl Control {
             }
         }
         self.restarts = restarts;
-    }
-
-    fn look_up_due_names(&mut self) {
-        for host in self.applier.take_due_names() {
-            let answer_to = self.answer_to.clone();
-            tokio::spawn(async move {
-                let answer = resolve::look_up(&host).await;
-                // Fails only when the loop has ended.
-                let _ = answer_to.send((host, answer)).await;
-            });
-        }
     }
 
     /// Lets exchanges finish, as long as the config says. `handed_over`: another process has the sockets.
@@ -408,32 +421,37 @@ async fn await_workers(node: &Node) -> Result<(), Failure> {
 /// Binds the admin API and applies the first config, or neither.
 async fn first_config(
     node: &Arc<Node>,
+    path: &Path,
     config: &Config,
     text: &str,
     inheritance: &mut Inheritance,
 ) -> Result<(AdminSockets, Applier), Refusal> {
     let inherited = std::mem::take(&mut inheritance.admin);
     let admin = AdminSockets::bind(&config.admin, inherited).map_err(|failure| failure.refusal(text))?;
-    let mut applier = Applier::new(Arc::clone(node), std::mem::take(&mut inheritance.listeners));
+    let mut applier = Applier::new(Arc::clone(node), std::mem::take(&mut inheritance.listeners))
+        .knowing(std::mem::take(&mut inheritance.names))
+        .of_file(path.to_owned());
     match applier.apply(text).await {
         Ok(_) => Ok((admin, applier)),
         Err(refusal) => {
             // The paths of a process that goes on are still its own.
-            if !inheritance.is_some() {
-                admin.unlink();
-            }
+            admin.unlink_own();
             Err(refusal)
         }
     }
 }
 
+/// Refuses an access log that would be written into the config's own file at `path`.
+pub(crate) fn keep_log_out_of_config(path: &Path, text: &str, config: &Config) -> Result<(), Failure> {
+    if access_log::is_at(&config.log.access, path) {
+        return Err(first_refused(&surroundings::log_into_config(text, config), path, text));
+    }
+    Ok(())
+}
+
 fn first_refused(refusal: &Refusal, path: &Path, text: &str) -> Failure {
     let rendered = refusal.render(&name(path), text, false);
-    match refusal.cause() {
-        Cause::Invalid | Cause::Unusable => Failure::Unusable(rendered),
-        // Another start may find a resolver that answers.
-        Cause::Unresolved | Cause::Busy => Failure::Failed(rendered),
-    }
+    if refusal.cause().may_pass() { Failure::Failed(rendered) } else { Failure::Unusable(rendered) }
 }
 
 fn failed(what: &str, error: &io::Error) -> Failure {

@@ -4,15 +4,18 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use dataplane_core::files::Files;
 use dataplane_core::limit::Admission;
 use dataplane_core::stats::WorkerStats;
 use proto::config::Bind;
 
 use super::log::LogSwitch;
+use super::resolve::NamedEndpoint;
+use super::source::{Source, Sourced};
 use crate::io::Mode;
 use crate::metrics::access::AccessLog;
 use crate::metrics::process::Process;
-use crate::metrics::{self, NodeFigures, Scrape};
+use crate::metrics::{self, Name, NodeFigures, Scrape};
 use crate::protocol::Live;
 use crate::worker::Workers;
 
@@ -33,16 +36,21 @@ pub(crate) struct Node {
     draining: AtomicBool,
     applies: AtomicU64,
     refusals: AtomicU64,
+    name_failures: AtomicU64,
 }
 
 /// What is served now, and what was and is not yet through.
 #[derive(Debug, Default)]
 struct Served {
     current: Option<Arc<Applied>>,
+    /// Where its config came from.
+    source: Option<Sourced>,
     /// By age; those that are freed are dropped when another one is added.
     earlier: Vec<Weak<Live>>,
     /// Queues of access logs there have been, for the count of what they dropped.
     access_logs: Vec<Arc<AccessLog>>,
+    /// What is known of the names in the served config.
+    names: Vec<NamedEndpoint>,
 }
 
 /// A config that is served, with what became of it.
@@ -54,6 +62,8 @@ pub(crate) struct Applied {
     pub(crate) text: Arc<str>,
     /// The listening sockets.
     pub(crate) bound: Vec<Bound>,
+    /// How the open files are divided.
+    pub(crate) files: Files,
 }
 
 /// A listening socket as it is.
@@ -115,6 +125,7 @@ impl Node {
             draining: AtomicBool::new(false),
             applies: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
+            name_failures: AtomicU64::new(0),
         }
     }
 
@@ -136,6 +147,16 @@ impl Node {
         served.earlier.retain(|live| live.strong_count() > 0);
     }
 
+    /// Where the config that is served came from; none before the first.
+    pub(crate) fn source(&self) -> Option<Sourced> {
+        self.served().source.clone()
+    }
+
+    /// The config that is served came from `source`, just now; returns what was so before.
+    pub(crate) fn set_source(&self, source: Source) -> Option<Sourced> {
+        self.served().source.replace(Sourced::now(source))
+    }
+
     /// Counts a config that was applied.
     pub(crate) fn count_apply(&self) {
         self.applies.fetch_add(1, Ordering::Relaxed);
@@ -144,6 +165,17 @@ impl Node {
     /// Counts a config that was refused.
     pub(crate) fn count_refusal(&self) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on this is known of the names in the served config, and so many look-ups have failed.
+    pub(crate) fn set_names(&self, names: Vec<NamedEndpoint>, failures: u64) {
+        self.name_failures.store(failures, Ordering::Relaxed);
+        self.served().names = names;
+    }
+
+    /// What is known of the names in the served config.
+    pub(crate) fn names(&self) -> Vec<NamedEndpoint> {
+        self.served().names.clone()
     }
 
     /// The node takes no new connections from now on.
@@ -207,7 +239,17 @@ impl Node {
         let applied = self.applied();
         let snapshot = applied.as_ref().map(|applied| applied.live.snapshot.as_ref());
         let node = self.figures(snapshot.map_or(0, |snapshot| snapshot.generation));
-        metrics::render(&Scrape { snapshot, workers: &self.worker_stats, node, process: Process::now() })
+        let names = self.names();
+        let names: Vec<Name<'_>> = names
+            .iter()
+            .map(|named| Name {
+                cluster: &named.cluster,
+                endpoint: &named.endpoint,
+                is_resolved: named.unresolved.is_none(),
+            })
+            .collect();
+        let process = Process::now();
+        metrics::render(&Scrape { snapshot, workers: &self.worker_stats, names: &names, node, process })
     }
 
     fn figures(&self, generation: u64) -> NodeFigures {
@@ -216,6 +258,7 @@ impl Node {
         NodeFigures {
             generation,
             generations_live: self.generations().len() as u64,
+            connections_max: self.admission.connections_max().into(),
             applies: self.applies.load(Ordering::Relaxed),
             refusals: self.refusals.load(Ordering::Relaxed),
             ready: self.unready().is_none(),
@@ -225,6 +268,7 @@ impl Node {
             worker_lost_wakes: crate::io::lost_wakes(),
             access_dropped,
             log_dropped,
+            name_failures: self.name_failures.load(Ordering::Relaxed),
         }
     }
 

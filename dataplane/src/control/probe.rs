@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::sys::socket::is_out_of_files;
+
 /// The longest status line that is read; what comes after it is of no interest.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
 
@@ -133,7 +135,12 @@ async fn is_good(target: &Target) -> bool {
     if let Err(error) = &result {
         debug!(cluster = target.cluster, endpoint = target.endpoint.name, %error, "a health probe failed");
     }
-    result.is_ok()
+    match result {
+        Ok(()) => true,
+        // Nobody was asked: what is known of the endpoint stays as it is.
+        Err(error) if is_out_of_files(&error) => target.endpoint.health.is_healthy(),
+        Err(_) => false,
+    }
 }
 
 async fn probe(target: &Target) -> io::Result<()> {
@@ -199,7 +206,7 @@ mod tests {
              [[clusters]]\nname = \"c\"\nendpoints = [{{ address = \"127.0.0.1:{port}\" }}]\n{health}\n"
         );
         let config = Config::parse(&text, &|_| None, "node").unwrap();
-        let resolved = Resolver::default().endpoints(&config, &Default::default());
+        let resolved = Resolver::new(Vec::new()).endpoints(&config, &Default::default());
         Snapshot::build(Arc::new(config), 1, resolved, None, 1)
     }
 

@@ -1,28 +1,59 @@
 //! Why a config was not applied, in the one shape that `check`, the log and the admin API show.
 
 use proto::config::{ConfigError, ConfigErrors};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 /// A config, or the wish to apply one, that was turned down. Nothing has changed.
-#[derive(Debug, Serialize)]
+///
+/// Serialised it is the body of the API's answer: `{"errors":[…],"code":"…","retry":true}`.
+#[derive(Debug)]
 pub(crate) struct Refusal {
     /// Never empty.
     errors: Vec<ConfigError>,
-    #[serde(skip)]
     cause: Cause,
 }
 
 /// What kind of reason it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The text is no valid config.
+    /// The text is no config that can be used, whoever tries and whenever.
     Invalid,
-    /// An address cannot be bound, or a file cannot be opened.
-    Unusable,
-    /// A name cannot be resolved: the same config may do later.
-    Unresolved,
+    /// An address cannot be bound now, or not by this process.
+    Address,
+    /// The access log cannot be opened now, or not by this process.
+    AccessLog,
     /// The node is in no state to take a config.
     Busy,
+}
+
+impl Cause {
+    /// For programs, which must not read messages.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Cause::Invalid => "config_invalid",
+            Cause::Address => "address_unavailable",
+            Cause::AccessLog => "access_log_unavailable",
+            Cause::Busy => "busy",
+        }
+    }
+
+    /// Whether the same text may be taken later: what is in the way is not in it.
+    pub(crate) fn may_pass(self) -> bool {
+        match self {
+            Cause::Invalid => false,
+            Cause::Address | Cause::AccessLog | Cause::Busy => true,
+        }
+    }
+}
+
+impl Serialize for Refusal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut body = serializer.serialize_struct("Refusal", 3)?;
+        body.serialize_field("errors", &self.errors)?;
+        body.serialize_field("code", self.cause.code())?;
+        body.serialize_field("retry", &self.cause.may_pass())?;
+        body.end()
+    }
 }
 
 impl From<ConfigErrors> for Refusal {
@@ -94,7 +125,7 @@ mod tests {
     fn at(text: &str) -> serde_json::Value {
         let message = "is in use".to_owned();
         let refusal =
-            Refusal::at(Cause::Unusable, text, "listeners[0].bind".into(), "0.0.0.0:80", message, "another");
+            Refusal::at(Cause::Address, text, "listeners[0].bind".into(), "0.0.0.0:80", message, "another");
         serde_json::to_value(refusal).unwrap()
     }
 
@@ -104,6 +135,15 @@ mod tests {
         let error = &json["errors"][0];
         assert_eq!((&error["line"], &error["column"]), (&2.into(), &8.into()));
         assert_eq!((&error["path"], &error["help"]), (&"listeners[0].bind".into(), &"another".into()));
+    }
+
+    #[test]
+    fn says_whether_the_same_text_may_be_taken_later() {
+        let later = at("");
+        assert_eq!((&later["code"], &later["retry"]), (&"address_unavailable".into(), &true.into()));
+        let errors = proto::config::Config::parse("", &|_| None, "node").unwrap_err();
+        let never = serde_json::to_value(Refusal::from(errors)).unwrap();
+        assert_eq!((&never["code"], &never["retry"]), (&"config_invalid".into(), &false.into()));
     }
 
     #[test]

@@ -8,14 +8,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use dataplane_core::snapshot::plan::{BindAt, ListenerChanges};
 use proto::config::{Bind, Config, SocketOptions};
 use socket2::{Domain, Socket, Type};
 
 use super::node::Bound;
-use crate::sys::socket;
+use crate::sys::unix::FileId;
+use crate::sys::{socket, unix};
 use crate::worker::{Order, Workers};
 
 /// Everything that is bound.
@@ -34,6 +34,8 @@ pub(crate) struct Open {
     pub(crate) options: SocketOptions,
     /// One per worker or more for TCP, one for a Unix path.
     pub(crate) fds: Vec<OwnedFd>,
+    /// A Unix socket's file, as it was made when the socket was bound.
+    pub(crate) file: Option<FileId>,
     /// Another process bound it, which may still listen there.
     pub(crate) is_inherited: bool,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Inherited {
     pub(crate) receive_buffer: Option<u32>,
     /// The sockets.
     pub(crate) fds: Vec<OwnedFd>,
+    /// A Unix socket's file.
+    pub(crate) file: Option<FileId>,
 }
 
 /// A change that is ready to be made: everything new is bound. Dropped, it unbinds that again.
@@ -136,11 +140,7 @@ impl Sockets {
             workers.post_all(|| Order::Unlisten { listener: at.listener.clone(), bind: at.bind.clone() });
         }
         for at in std::mem::take(&mut change.closed) {
-            let is_reopened = opened.iter().any(|open| open.at.bind == at.bind);
-            self.open.retain(|open| open.at != at);
-            if !is_reopened {
-                unlink(&at.bind);
-            }
+            self.open.extract_if(.., |open| open.at == at).for_each(|open| open.remove_file());
         }
         for (at, options) in std::mem::take(&mut change.retuned) {
             self.open.iter_mut().filter(|open| open.at == at).for_each(|open| open.retune(options.clone()));
@@ -171,7 +171,7 @@ impl Sockets {
     pub(crate) fn close(&mut self, unlink_paths: bool) {
         for open in self.open.drain(..) {
             if unlink_paths {
-                unlink(&open.at.bind);
+                open.remove_file();
             }
         }
     }
@@ -186,17 +186,21 @@ impl Sockets {
         at: &BindAt,
         actual: Option<SocketAddr>,
         options: &SocketOptions,
-        adopted: Option<Vec<OwnedFd>>,
+        adopted: Option<Inherited>,
         is_ours: bool,
     ) -> io::Result<Open> {
         let is_inherited = adopted.is_some();
-        let mut fds = adopted.unwrap_or_default();
+        let (mut fds, mut file) = adopted.map(|left| (left.fds, left.file)).unwrap_or_default();
         match &at.bind {
-            Bind::Unix(path) if fds.is_empty() => fds.push(socket::listen_unix(path, options)?),
-            Bind::Unix(_) => {}
+            Bind::Unix(path) if fds.is_empty() => {
+                let (fd, made) = unix::listen(path, &options.access, socket::backlog(options))?;
+                fds.push(fd);
+                file = Some(made);
+            }
+            Bind::Unix(_) => unix::try_access(&options.access)?,
             Bind::Tcp(address) => {
                 if !is_ours && !options.shared {
-                    refuse_taken(*address)?;
+                    refuse_taken(*address, options)?;
                 }
                 let mut address = actual.unwrap_or(*address);
                 while fds.len() < self.workers {
@@ -205,7 +209,7 @@ impl Sockets {
                 }
             }
         }
-        Ok(Open { at: at.clone(), options: options.clone(), fds, is_inherited })
+        Ok(Open { at: at.clone(), options: options.clone(), fds, file, is_inherited })
     }
 
     /// Whether a socket that this process has, was left or has just opened has this port, on whatever address.
@@ -228,12 +232,23 @@ impl Open {
     }
 
     fn retune(&mut self, options: SocketOptions) {
-        for fd in self.fds.iter().filter(|_| matches!(self.at.bind, Bind::Tcp(_))) {
-            if let Err(error) = socket::retune_listener(fd, &options) {
-                tracing::warn!(bind = %self.at.bind, %error, "a listening socket keeps its old options");
+        let retuned = match &self.at.bind {
+            Bind::Tcp(_) => self.fds.iter().try_for_each(|fd| socket::retune_listener(fd, &options)),
+            Bind::Unix(path) => {
+                self.file.map_or(Ok(()), |file| unix::set_access(path, file, &options.access))
             }
+        };
+        if let Err(error) = retuned {
+            tracing::warn!(bind = %self.at.bind, %error, "a listening socket keeps its old options");
         }
         self.options = options;
+    }
+
+    /// Removes a Unix socket's file. Before the socket is closed, so that no other file can have its number.
+    fn remove_file(&self) {
+        if let (Bind::Unix(path), Some(file)) = (&self.at.bind, self.file) {
+            unix::remove(path, file);
+        }
     }
 
     fn bound(&self) -> Bound {
@@ -276,23 +291,19 @@ impl Open {
 impl Drop for Change {
     /// Only what was not committed is still there.
     fn drop(&mut self) {
-        self.opened.iter().filter(|open| !open.is_inherited).for_each(|open| unlink(&open.at.bind));
+        self.opened.iter().filter(|open| !open.is_inherited).for_each(Open::remove_file);
     }
 }
 
 /// Sockets of another process for this address, unless they cannot be given these options.
-fn take_fitting(
-    inherited: &mut Vec<Inherited>,
-    at: &BindAt,
-    options: &SocketOptions,
-) -> Option<Vec<OwnedFd>> {
+fn take_fitting(inherited: &mut Vec<Inherited>, at: &BindAt, options: &SocketOptions) -> Option<Inherited> {
     let place = inherited.iter().position(|left| {
         let is_tcp = matches!(left.at.bind, Bind::Tcp(_));
         let gives_back = is_given_back(left.send_buffer, options.send_buffer)
             || is_given_back(left.receive_buffer, options.receive_buffer);
         is_same_socket(&left.at, at) && !(is_tcp && gives_back) && !left.fds.is_empty()
     })?;
-    Some(inherited.swap_remove(place).fds)
+    Some(inherited.swap_remove(place))
 }
 
 /// A buffer size, once set, cannot be given back to the kernel.
@@ -308,10 +319,12 @@ fn is_same_socket(one: &BindAt, other: &BindAt) -> bool {
 
 /// Options that no socket takes refuse the config; tried on a socket that is thrown away.
 fn try_options(at: &BindAt, options: &SocketOptions) -> Result<(), BindFailure> {
-    let Bind::Tcp(address) = at.bind else { return Ok(()) };
-    Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)
-        .and_then(|socket| socket::set_listener_options(&socket, options))
-        .map_err(|error| BindFailure { at: at.clone(), error })
+    let tried = match at.bind {
+        Bind::Tcp(address) => Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)
+            .and_then(|socket| socket::set_listener_options(&socket, options)),
+        Bind::Unix(_) => unix::try_access(&options.access),
+    };
+    tried.map_err(|error| BindFailure { at: at.clone(), error })
 }
 
 fn local_address(fd: &OwnedFd) -> Option<SocketAddr> {
@@ -325,22 +338,12 @@ fn options_of(config: &Config, at: &BindAt) -> SocketOptions {
 
 /// `SO_REUSEPORT` would let two processes of one user share an address without a word. So an address that is new to
 /// this process is first tried without it, unless the config says that it is shared.
-fn refuse_taken(address: SocketAddr) -> io::Result<()> {
+fn refuse_taken(address: SocketAddr, options: &SocketOptions) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket::set_freebind(&socket, address, options)?;
     socket.bind(&address.into())
-}
-
-fn unlink(bind: &Bind) {
-    if let Bind::Unix(path) = bind {
-        unlink_socket(path);
-    }
-}
-
-/// Removes the file of a Unix socket. Failure means that it is gone already, or that the next start has to replace it.
-pub(crate) fn unlink_socket(path: &Path) {
-    let _ = std::fs::remove_file(path);
 }

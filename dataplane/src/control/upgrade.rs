@@ -20,9 +20,11 @@ use proto::config::Bind;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe;
 
-use super::admin::AdminSockets;
+use super::admin::{AdminSockets, AdminUnix};
+use super::resolve::Host;
 use super::sockets::{Inherited, Open};
 use crate::sys::inherit;
+use crate::sys::unix::FileId;
 
 /// What tells the new process that it takes over, and what it was left.
 const VARIABLE: &str = "MILLRACE_TAKE_OVER";
@@ -46,8 +48,14 @@ struct Will {
     listeners: Vec<WillListener>,
     admin_tcp: Option<(SocketAddr, RawFd)>,
     admin_unix: Option<(PathBuf, RawFd)>,
+    /// Not there in the will of an older version.
+    #[serde(default)]
+    admin_file: Option<FileId>,
     /// The text of a config that came over the API: the file has another one.
     config: Option<RawFd>,
+    /// The last good answers for the names of endpoints, as JSON; not there in the will of an older version.
+    #[serde(default)]
+    names: Option<RawFd>,
     /// Where a byte says that the new process serves.
     ready: RawFd,
 }
@@ -60,6 +68,9 @@ struct WillListener {
     send_buffer: Option<u32>,
     receive_buffer: Option<u32>,
     fds: Vec<RawFd>,
+    /// Not there in the will of an older version.
+    #[serde(default)]
+    file: Option<FileId>,
 }
 
 /// What this process took over.
@@ -71,6 +82,8 @@ pub(crate) struct Inheritance {
     pub(crate) admin: AdminSockets,
     /// The config to serve, where it is not the file's.
     pub(crate) config: Option<String>,
+    /// The last good answers for the names of endpoints: the resolver may be down just now.
+    pub(crate) names: Vec<(Host, Vec<SocketAddr>)>,
     ready: Option<OwnedFd>,
 }
 
@@ -91,7 +104,7 @@ impl Origin {
     }
 
     /// Starts the program that now stands at this one's path, and leaves it the sockets. `config` is the text to serve
-    /// if it is not the file's.
+    /// if it is not the file's; `names` are the answers to go on with.
     ///
     /// # Errors
     /// It cannot be started; nothing has changed.
@@ -100,15 +113,20 @@ impl Origin {
         listeners: &[Open],
         admin: &AdminSockets,
         config: Option<&str>,
+        names: &[(Host, Vec<SocketAddr>)],
     ) -> io::Result<Upgrade> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
         let config = config.map(text_descriptor).transpose()?;
+        // Not in the variable: that has room for 128 KiB.
+        let names = text_descriptor(&serde_json::to_string(names)?)?;
         let will = Will {
             listeners: listeners.iter().map(will_of).collect(),
             admin_tcp: admin.tcp.as_ref().map(|(address, socket)| (*address, socket.as_raw_fd())),
-            admin_unix: admin.unix.as_ref().map(|(path, socket)| (path.clone(), socket.as_raw_fd())),
+            admin_unix: admin.unix.as_ref().map(|unix| (unix.path.clone(), unix.socket.as_raw_fd())),
+            admin_file: admin.unix.as_ref().and_then(|unix| unix.file),
             config: config.as_ref().map(AsRawFd::as_raw_fd),
+            names: Some(names.as_raw_fd()),
             ready: writer.as_raw_fd(),
         };
         let mut command = Command::new(&self.program);
@@ -163,7 +181,7 @@ impl Will {
     fn descriptors(&self) -> Vec<RawFd> {
         let listeners = self.listeners.iter().flat_map(|listener| listener.fds.iter().copied());
         let admin = self.admin_tcp.iter().map(|(_, fd)| *fd).chain(self.admin_unix.iter().map(|(_, fd)| *fd));
-        listeners.chain(admin).chain(self.config).chain([self.ready]).collect()
+        listeners.chain(admin).chain(self.config).chain(self.names).chain([self.ready]).collect()
     }
 }
 
@@ -182,10 +200,15 @@ impl Inheritance {
     fn from_will(will: Will) -> io::Result<Self> {
         let listeners = will.listeners.into_iter().map(inherited).collect::<io::Result<_>>()?;
         let tcp = will.admin_tcp.map(|(address, fd)| io::Result::Ok((address, inherit::take(fd)?)));
-        let unix = will.admin_unix.map(|(path, fd)| io::Result::Ok((path, inherit::take(fd)?)));
+        let unix = will.admin_unix.map(|(path, fd)| {
+            let file = will.admin_file.or_else(|| FileId::at(&path));
+            io::Result::Ok(AdminUnix { path, socket: inherit::take(fd)?, file, is_inherited: true })
+        });
         let admin = AdminSockets { tcp: tcp.transpose()?, unix: unix.transpose()? };
         let config = will.config.map(|fd| text_of(inherit::take(fd)?)).transpose()?;
-        Ok(Inheritance { listeners, admin, config, ready: Some(inherit::take(will.ready)?) })
+        let names = will.names.map(|fd| text_of(inherit::take(fd)?)).transpose()?;
+        let names = names.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default();
+        Ok(Inheritance { listeners, admin, config, names, ready: Some(inherit::take(will.ready)?) })
     }
 
     /// Whether this process takes over from another one.
@@ -214,6 +237,7 @@ fn will_of(open: &Open) -> WillListener {
         send_buffer: open.options.send_buffer,
         receive_buffer: open.options.receive_buffer,
         fds: open.fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        file: open.file,
     }
 }
 
@@ -222,8 +246,12 @@ fn inherited(will: WillListener) -> io::Result<Inherited> {
     let bind = will.tcp.map(Bind::Tcp).or(will.unix.map(Bind::Unix));
     let bind =
         bind.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a listener without an address"))?;
+    let file = match &bind {
+        Bind::Unix(path) => will.file.or_else(|| FileId::at(path)),
+        Bind::Tcp(_) => None,
+    };
     let at = BindAt { listener: will.listener, bind };
-    Ok(Inherited { at, send_buffer: will.send_buffer, receive_buffer: will.receive_buffer, fds })
+    Ok(Inherited { at, send_buffer: will.send_buffer, receive_buffer: will.receive_buffer, fds, file })
 }
 
 /// A file without a name that holds the text, to be read from its beginning.

@@ -62,6 +62,10 @@ pub(crate) fn now() -> u64 {
 
 /// The process's clock in ticks.
 pub(super) fn read() -> u64 {
+    #[cfg(test)]
+    if let Some(now) = crate::sys::simulated::now() {
+        return (now.as_millis() / TICK.as_millis()) as u64;
+    }
     static STARTED: OnceLock<Instant> = OnceLock::new();
     (STARTED.get_or_init(Instant::now).elapsed().as_millis() / TICK.as_millis()) as u64
 }

@@ -28,7 +28,7 @@ pub(crate) use buf::{
 };
 pub(crate) use clock::{TICK, keep_time, now};
 pub(crate) use dial::dial;
-pub(crate) use driver::{Input, Told, inbox_bytes_most, reserve_bytes_most};
+pub(crate) use driver::{Input, Received, Told, inbox_bytes_most, reserve_bytes_most};
 pub(crate) use home::Lease;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use ring::probe as probe_io_uring;
@@ -39,7 +39,9 @@ pub(crate) use task::{lost_wakes, panics, spawn};
 pub(crate) use timer::{Deadlines, Side, Ticks, Timer, sleep};
 
 #[cfg(test)]
-pub(crate) use {ring::FOLDED_BYTES, task::TASK_BYTES};
+pub(crate) use {
+    ring::FOLDED_BYTES, ring::simulated, task::TASK_BYTES, task::panics_here as task_panics_here,
+};
 
 #[cfg(test)]
 mod tests;

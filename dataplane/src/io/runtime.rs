@@ -45,6 +45,19 @@ pub(super) fn run_on<T>(driver: impl Driver + 'static, main: impl Future<Output 
     driver::install(driver);
     let _ending = Ending;
     let _post = home::open()?;
+    turn_until(main)
+}
+
+/// As [`run`], on a driver that a test has made; nothing comes from other threads.
+#[cfg(test)]
+pub(super) fn run_alone<T>(driver: impl Driver + 'static, main: impl Future<Output = T>) -> io::Result<T> {
+    driver::install(driver);
+    let _ending = Ending;
+    let _post = home::alone();
+    turn_until(main)
+}
+
+fn turn_until<T>(main: impl Future<Output = T>) -> io::Result<T> {
     task::run(main, |wait| {
         TURNS.set(TURNS.get() + 1);
         driver::with(|driver| driver.turn(wait))?;

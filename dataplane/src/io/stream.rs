@@ -44,16 +44,17 @@ impl Stream {
         poll_fn(move |context| driver::with(|driver| driver.poll_recv(self.key, want, context)))
     }
 
-    /// As [`Stream::recv`], behind the content of `buf`. What `buf` has no room for is received by the next call.
-    pub(crate) async fn recv_behind(&self, mut buf: Buf) -> Received {
-        let Some(mut received) = self.recv().await? else { return Ok(None) };
+    /// As [`Stream::recv`], behind the content of `buf`; false at the end. What `buf` has no room for is received by the
+    /// next call.
+    pub(crate) async fn recv_behind(&self, buf: &mut Buf) -> io::Result<bool> {
+        let Some(mut received) = self.recv().await? else { return Ok(false) };
         let count = received.len().min(buf.spare());
         buf.append(&received.bytes()[..count]);
         received.consume(count);
         if !received.is_empty() {
             driver::with(|driver| driver.put_back(self.key, received));
         }
-        Ok(Some(buf))
+        Ok(true)
     }
 
     /// Waits until there is something to receive, or the end, and takes nothing.

@@ -70,6 +70,17 @@ static LOST_WAKES: AtomicU64 = AtomicU64::new(0);
 /// Threads that have run tasks.
 static THREADS: AtomicU32 = AtomicU32::new(0);
 
+#[cfg(test)]
+thread_local! {
+    static PANICS_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// As [`panics`], on this thread.
+#[cfg(test)]
+pub(crate) fn panics_here() -> u64 {
+    PANICS_HERE.get()
+}
+
 /// Runs `main` and what it spawns until `main` is done; `turn` waits for completions, or only collects them when told
 /// not to wait.
 pub(super) fn run<T, E>(
@@ -147,6 +158,8 @@ fn count_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
         Ok(output) => Some(output),
         Err(payload) => {
             PANICS.fetch_add(1, Ordering::Relaxed);
+            #[cfg(test)]
+            PANICS_HERE.set(PANICS_HERE.get() + 1);
             // Whatever a panic was raised with might panic in its own drop.
             std::mem::forget(payload);
             None

@@ -1,13 +1,15 @@
-//! The access log: one record for each ended exchange, from the workers to the thread that writes them down.
+//! The access log: one record for each ended exchange, and for each request or connection that ended before it was one,
+//! from the workers to the thread that writes them down.
 //!
 //! A worker only pushes into a bounded queue without locks; formatting and writing happen elsewhere
 //! (`control::access_log`). When the writer falls behind, records are dropped and counted: the log never slows traffic.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_queue::ArrayQueue;
 use dataplane_core::error::FaultKind;
@@ -18,12 +20,13 @@ use serde::Serialize;
 /// Records that may wait for the writer: a second of a busy node, and a few MiB.
 const RECORDS_MAX: usize = 16_384;
 
-/// What is written of one exchange. Made only while the access log is on.
+/// What is written of one exchange, or of what did not become one. Made only while the access log is on.
 #[derive(Debug)]
 pub(crate) struct AccessRecord {
-    /// When the request head was complete, in milliseconds since the Unix epoch.
+    /// When the request head was complete, in milliseconds since the Unix epoch. Of a head that was never complete: when
+    /// it began.
     pub(crate) began_unix_ms: u64,
-    /// The id that the origin and the client saw.
+    /// The id that the origin and the client saw, each as far as it saw anything.
     pub(crate) request_id: Box<str>,
     /// The peer; none on a Unix socket.
     pub(crate) client: Option<SocketAddr>,
@@ -31,9 +34,9 @@ pub(crate) struct AccessRecord {
     pub(crate) listener: Box<str>,
     /// None if the head could not be read.
     pub(crate) method: Option<Method>,
-    /// As the client sent it; none if it sent none.
+    /// As the client sent it; none if it sent none, or none that could be read.
     pub(crate) host: Option<Box<str>>,
-    /// Without the query, which may hold secrets.
+    /// Without the query, which may hold secrets. None if it could not be read.
     pub(crate) path: Option<Box<str>>,
     /// None if no route matched.
     pub(crate) route: Option<Arc<RouteEntry>>,
@@ -52,10 +55,12 @@ pub(crate) struct AccessRecord {
     pub(crate) bytes_in: u64,
     /// Response body bytes.
     pub(crate) bytes_out: u64,
-    /// From the end of the request head to the end of the exchange.
+    /// From the end of the request head, or from the beginning of one that was never complete, to the end of the exchange.
     pub(crate) duration_ns: u64,
     /// What ended it; none: it came to its own end.
     pub(crate) fault: Option<FaultKind>,
+    /// What is known of the fault beyond its kind.
+    pub(crate) detail: Option<&'static str>,
 }
 
 /// The queue between the workers and the writer.
@@ -126,6 +131,7 @@ impl AccessRecord {
             duration_ms: milliseconds(self.duration_ns),
             end: self.fault.map_or("complete", FaultKind::as_str),
             blame: self.fault.map(|fault| fault.blame().as_str()),
+            detail: self.fault.map(|fault| fault.explain(self.detail)),
         };
         serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
         out.write_all(b"\n")
@@ -154,6 +160,16 @@ struct Line<'a> {
     duration_ms: f64,
     end: &'static str,
     blame: Option<&'static str>,
+    detail: Option<Cow<'static, str>>,
+}
+
+/// Writes the line that stands for `records` of which there is none.
+///
+/// # Errors
+/// What `out` says.
+pub(crate) fn write_dropped(out: &mut impl Write, now: SystemTime, records: u64) -> io::Result<()> {
+    let time = humantime::format_rfc3339_millis(now);
+    writeln!(out, "{{\"time\":\"{time}\",\"dropped\":{records}}}")
 }
 
 fn milliseconds(ns: u64) -> f64 {
@@ -184,6 +200,7 @@ pub(crate) mod tests {
             bytes_out: 2_400,
             duration_ns: 1_000_000_000,
             fault: Some(FaultKind::ClientGone),
+            detail: None,
         }
     }
 
@@ -199,7 +216,30 @@ pub(crate) mod tests {
         assert_eq!((&line["method"], &line["status"]), (&"POST".into(), &200.into()));
         assert_eq!((&line["ttft_ms"], &line["largest_gap_ms"]), (&12.345.into(), &50.0.into()));
         assert_eq!((&line["end"], &line["blame"]), (&"client_gone".into(), &"client".into()));
+        assert_eq!(line["detail"], "The client closed the connection.");
         assert!(line["route"].is_null());
+    }
+
+    #[test]
+    fn what_is_known_of_a_fault_stands_behind_its_sentence() {
+        let text = |record: AccessRecord| {
+            let mut out = Vec::new();
+            record.write_json(&mut out).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap()["detail"].clone()
+        };
+        let fault = Some(FaultKind::Overloaded);
+        let full = text(AccessRecord { fault, detail: Some("limits.requests"), ..cut_stream() });
+        assert_eq!(full, "The server is overloaded; try again shortly. (limits.requests)");
+        assert!(
+            text(AccessRecord { fault: None, detail: Some("of a try before"), ..cut_stream() }).is_null()
+        );
+    }
+
+    #[test]
+    fn dropped_records_leave_a_line_of_json() {
+        let mut out = Vec::new();
+        write_dropped(&mut out, UNIX_EPOCH + Duration::from_millis(1_700_000_000_123), 7).unwrap();
+        assert_eq!(out, b"{\"time\":\"2023-11-14T22:13:20.123Z\",\"dropped\":7}\n");
     }
 
     #[test]

@@ -2,6 +2,11 @@
 //!
 //! The counters themselves are `dataplane_core::stats`; here they are added up over the workers and named. Nothing in
 //! this module serves HTTP or writes a file: `control` does.
+//!
+//! How long the Prometheus text is depends on what happened, not on how much the config names: a route, a cluster or an
+//! endpoint has series from its first request on, a kind of fault from its first fault on, and absent means 0. There from
+//! the start are the node's and the workers' own figures (the number of workers is that of cores), three of each listener,
+//! and the health of each endpoint.
 
 pub(crate) mod access;
 mod names;
@@ -26,10 +31,23 @@ pub(crate) struct Scrape<'a> {
     pub(crate) snapshot: Option<&'a Snapshot>,
     /// What each worker counts of itself.
     pub(crate) workers: &'a [Arc<WorkerStats>],
+    /// The endpoints that the served config has by name.
+    pub(crate) names: &'a [Name<'a>],
     /// What the control thread knows of the node.
     pub(crate) node: NodeFigures,
     /// What the kernel says of the process.
     pub(crate) process: Process,
+}
+
+/// An endpoint that the config has by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name<'a> {
+    /// The cluster's name.
+    pub(crate) cluster: &'a str,
+    /// As configured.
+    pub(crate) endpoint: &'a str,
+    /// Whether there is an address for it.
+    pub(crate) is_resolved: bool,
 }
 
 /// What the control thread counts itself.
@@ -43,6 +61,8 @@ pub(crate) struct NodeFigures {
     pub(crate) applies: u64,
     /// Configs that were refused.
     pub(crate) refusals: u64,
+    /// The most client connections there may be.
+    pub(crate) connections_max: u64,
     /// Whether `/readyz` says yes.
     pub(crate) ready: bool,
     /// Whether the node takes no new connections.
@@ -57,6 +77,8 @@ pub(crate) struct NodeFigures {
     pub(crate) access_dropped: u64,
     /// Lines of the process's log that found too many waiting.
     pub(crate) log_dropped: u64,
+    /// Look-ups of names that failed.
+    pub(crate) name_failures: u64,
 }
 
 /// The media type of [`render`]'s text.
@@ -71,13 +93,28 @@ pub(crate) fn render(scrape: &Scrape<'_>) -> String {
         listeners(&mut text, snapshot);
         routes(&mut text, snapshot);
         clusters(&mut text, snapshot);
-        endpoints(&mut text, snapshot);
+        endpoints(&mut text, snapshot, scrape.names);
     }
     text.into_string()
 }
 
 /// A label's name and its value.
 type Label<'a> = (&'static str, &'a str);
+
+/// Which series of a family are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// All, the ones at zero too: of the node as a whole, so that `rate` sees the first event of each.
+    All,
+    /// Those that have counted something. What a config names may be thousands of routes, most of them idle; absent is 0.
+    Counted,
+}
+
+impl Shown {
+    fn includes(self, value: u64) -> bool {
+        self == Shown::All || value > 0
+    }
+}
 
 fn node(text: &mut Text, scrape: &Scrape<'_>) {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -90,8 +127,13 @@ fn node(text: &mut Text, scrape: &Scrape<'_>) {
     }
     text.family(&names::PROCESS_CPU).seconds(&[], scrape.process.cpu_ns);
     text.family(&names::PROCESS_START).seconds(&[], scrape.process.started_unix_ns);
+    let all = sum(scrape.workers, WorkerStats::merge);
+    let all: &[([Label<'_>; 0], &WorkerStats)] = &[([], &all)];
+    by_class(text, &names::NODE_REQUESTS, all, Shown::All, |stats| &stats.requests);
+    by_kind(text, &names::NODE_FAULTS, all, Shown::All, |stats| &stats.faults);
 }
 
+/// Workers are as many as cores, whatever the config says: they show all that they have.
 fn workers(text: &mut Text, workers: &[Arc<WorkerStats>]) {
     let ids: Vec<String> = (0..workers.len()).map(|id| id.to_string()).collect();
     let labelled: Vec<([Label<'_>; 1], &WorkerStats)> =
@@ -105,27 +147,26 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
         .iter()
         .map(|entry| ([("listener", entry.config.name.as_str())], sum(&entry.stats, ListenerStats::merge)))
         .collect();
-    let sums: Vec<([Label<'_>; 1], &ListenerStats)> =
-        sums.iter().map(|(labels, stats)| (*labels, stats)).collect();
-    numbers(text, names::LISTENER, &sums);
-    by_class(text, &names::LISTENER_REQUESTS, &sums, |stats| &stats.requests);
-    by_kind(text, &names::LISTENER_FAULTS, &sums, |stats| &stats.faults);
+    let all = by_reference(&sums);
+    let used: Vec<_> = all.iter().copied().filter(|(_, stats)| stats.is_used()).collect();
+    numbers(text, names::LISTENER_FROM_START, &all);
+    numbers(text, names::LISTENER, &used);
+    by_class(text, &names::LISTENER_REQUESTS, &used, Shown::Counted, |stats| &stats.requests);
+    by_kind(text, &names::LISTENER_FAULTS, &used, Shown::Counted, |stats| &stats.faults);
 }
 
 fn routes(text: &mut Text, snapshot: &Snapshot) {
-    let sums: Vec<([Label<'_>; 2], RouteStats)> = snapshot
-        .routes
-        .iter()
+    let used = snapshot.routes.iter().filter(|entry| entry.stats.iter().any(|stats| stats.is_used()));
+    let sums: Vec<([Label<'_>; 2], RouteStats)> = used
         .map(|entry| {
             let labels = [("route", entry.config.name.as_str()), ("cluster", entry.config.cluster.as_str())];
             (labels, sum(&entry.stats, RouteStats::merge))
         })
         .collect();
-    let sums: Vec<([Label<'_>; 2], &RouteStats)> =
-        sums.iter().map(|(labels, stats)| (*labels, stats)).collect();
+    let sums = by_reference(&sums);
     numbers(text, names::ROUTE, &sums);
-    by_class(text, &names::REQUESTS, &sums, |stats| &stats.requests);
-    by_kind(text, &names::FAULTS, &sums, |stats| &stats.faults);
+    by_class(text, &names::REQUESTS, &sums, Shown::Counted, |stats| &stats.requests);
+    by_kind(text, &names::FAULTS, &sums, Shown::Counted, |stats| &stats.faults);
     times(text, names::ROUTE_TIMES, &sums);
 }
 
@@ -134,13 +175,12 @@ fn clusters(text: &mut Text, snapshot: &Snapshot) {
         .clusters
         .iter()
         .map(|entry| ([("cluster", entry.config.name.as_str())], sum(&entry.stats, ClusterStats::merge)))
+        .filter(|(_, stats)| stats.is_used())
         .collect();
-    let sums: Vec<([Label<'_>; 1], &ClusterStats)> =
-        sums.iter().map(|(labels, stats)| (*labels, stats)).collect();
-    numbers(text, names::CLUSTER, &sums);
+    numbers(text, names::CLUSTER, &by_reference(&sums));
 }
 
-fn endpoints(text: &mut Text, snapshot: &Snapshot) {
+fn endpoints(text: &mut Text, snapshot: &Snapshot, names: &[Name<'_>]) {
     let entries = || {
         snapshot
             .clusters
@@ -148,21 +188,30 @@ fn endpoints(text: &mut Text, snapshot: &Snapshot) {
             .flat_map(|cluster| cluster.endpoints.iter().map(move |entry| (cluster, entry)))
     };
     let addresses: Vec<String> = entries().map(|(_, entry)| entry.resolved.address.to_string()).collect();
-    let sums: Vec<EndpointStats> =
-        entries().map(|(_, entry)| sum(&entry.stats, EndpointStats::merge)).collect();
-    let labelled: Vec<([Label<'_>; 3], &EndpointStats)> = entries()
-        .zip(&addresses)
-        .zip(&sums)
-        .map(|(((cluster, entry), address), stats)| {
-            let name = entry.resolved.name.as_str();
-            ([("cluster", cluster.config.name.as_str()), ("endpoint", name), ("address", address)], stats)
+    let labelled = || {
+        entries().zip(&addresses).map(|((cluster, entry), address)| {
+            let (cluster, name) = (cluster.config.name.as_str(), entry.resolved.name.as_str());
+            ([("cluster", cluster), ("endpoint", name), ("address", address.as_str())], entry)
         })
-        .collect();
+    };
+    // Health is state, and the one thing that an endpoint shows before its first request.
     let mut healthy = text.family(&names::ENDPOINT_HEALTHY);
-    for ((_, entry), (labels, _)) in entries().zip(&labelled) {
-        healthy.sample(labels, u64::from(entry.resolved.health.is_healthy()));
+    for (labels, entry) in labelled() {
+        healthy.sample(&labels, u64::from(entry.resolved.health.is_healthy()));
     }
-    numbers(text, names::ENDPOINT, &labelled);
+    // An endpoint without an address takes no requests: an alert on clusters without a healthy endpoint must see it.
+    for name in names.iter().filter(|name| !name.is_resolved) {
+        healthy.sample(&[("cluster", name.cluster), ("endpoint", name.endpoint), ("address", "")], 0);
+    }
+    let mut resolved = text.family(&names::ENDPOINT_RESOLVED);
+    for name in names {
+        let labels = [("cluster", name.cluster), ("endpoint", name.endpoint)];
+        resolved.sample(&labels, u64::from(name.is_resolved));
+    }
+    let used = labelled().filter(|(_, entry)| entry.stats.iter().any(|stats| stats.is_used()));
+    let sums: Vec<([Label<'_>; 3], EndpointStats)> =
+        used.map(|(labels, entry)| (labels, sum(&entry.stats, EndpointStats::merge))).collect();
+    numbers(text, names::ENDPOINT, &by_reference(&sums));
 }
 
 /// What all workers have counted, added up.
@@ -170,6 +219,10 @@ fn sum<T: Default>(of_workers: &[Arc<T>], merge: impl Fn(&T, &T)) -> T {
     let sum = T::default();
     of_workers.iter().for_each(|stats| merge(&sum, stats));
     sum
+}
+
+fn by_reference<'a, T, const N: usize>(sums: &'a [([Label<'a>; N], T)]) -> Vec<([Label<'a>; N], &'a T)> {
+    sums.iter().map(|(labels, stats)| (*labels, stats)).collect()
 }
 
 fn numbers<T, const N: usize>(text: &mut Text, numbers: &[Number<T>], entries: &[([Label<'_>; N], &T)]) {
@@ -181,11 +234,15 @@ fn numbers<T, const N: usize>(text: &mut Text, numbers: &[Number<T>], entries: &
     }
 }
 
+/// A histogram has some twenty-five series: it is there from its first observation on.
 fn times<T, const N: usize>(text: &mut Text, times: &[Times<T>], entries: &[([Label<'_>; N], &T)]) {
     for time in times {
         let mut family = text.family(&time.metric);
         for (labels, stats) in entries {
-            family.histogram(labels, (time.histogram)(stats));
+            let histogram = (time.histogram)(stats);
+            if histogram.count() > 0 {
+                family.histogram(labels, histogram);
+            }
         }
     }
 }
@@ -194,28 +251,32 @@ fn by_class<T, const N: usize>(
     text: &mut Text,
     metric: &names::Metric,
     entries: &[([Label<'_>; N], &T)],
+    shown: Shown,
     counters: impl Fn(&T) -> &[Counter; StatusClass::ALL.len()],
 ) {
     let mut family = text.family(metric);
     for (labels, stats) in entries {
-        for (class, counter) in StatusClass::ALL.iter().zip(counters(stats)) {
-            family.sample(&[&labels[..], &[("status_class", class.as_str())]].concat(), counter.value());
+        let counts =
+            StatusClass::ALL.iter().zip(counters(stats)).map(|(class, count)| (class, count.value()));
+        for (class, count) in counts.filter(|(_, count)| shown.includes(*count)) {
+            family.sample(&[&labels[..], &[("status_class", class.as_str())]].concat(), count);
         }
     }
 }
 
-/// Every kind is shown, the ones at zero too: a counter that appears with its first fault hides that fault from `rate`.
 fn by_kind<T, const N: usize>(
     text: &mut Text,
     metric: &names::Metric,
     entries: &[([Label<'_>; N], &T)],
+    shown: Shown,
     counters: impl Fn(&T) -> &[Counter; FaultKind::ALL.len()],
 ) {
     let mut family = text.family(metric);
     for (labels, stats) in entries {
-        for (kind, counter) in FaultKind::ALL.iter().zip(counters(stats)) {
+        let counts = FaultKind::ALL.iter().zip(counters(stats)).map(|(kind, count)| (kind, count.value()));
+        for (kind, count) in counts.filter(|(_, count)| shown.includes(*count)) {
             let fault = [("blame", kind.blame().as_str()), ("kind", kind.as_str())];
-            family.sample(&[&labels[..], &fault[..]].concat(), counter.value());
+            family.sample(&[&labels[..], &fault[..]].concat(), count);
         }
     }
 }

@@ -70,17 +70,23 @@ mod tables {
     pub(in super::super) const BUILD_INFO: Metric = metric(Kind::Gauge, "millrace_build_info", "Always 1; the version is a label.");
     pub(in super::super) const PROCESS_CPU: Metric = metric(Kind::Counter, "process_cpu_seconds_total", "Processor time in user and kernel mode.");
     pub(in super::super) const PROCESS_START: Metric = metric(Kind::Gauge, "process_start_time_seconds", "When the process began, since the Unix epoch.");
+    // From the start, for all kinds: dashboards and alerts of the node need a first fault to be growth, and the series of
+    // routes and listeners appear with theirs. Counted by workers, so that no reload takes a part of the sum away.
+    pub(in super::super) const NODE_REQUESTS: Metric = metric(Kind::Counter, "millrace_node_requests_total", "Ended requests of the node, by the class of their status.");
+    pub(in super::super) const NODE_FAULTS: Metric = metric(Kind::Counter, "millrace_node_faults_total", "Requests of the node that ended badly, by who is to blame and what happened.");
     pub(in super::super) const LISTENER_REQUESTS: Metric = metric(Kind::Counter, "millrace_listener_requests_total", "Ended requests by listener, those without a route too.");
-    pub(in super::super) const LISTENER_FAULTS: Metric = metric(Kind::Counter, "millrace_listener_faults_total", "Faults that ended a connection, or a request before it had a route.");
+    pub(in super::super) const LISTENER_FAULTS: Metric = metric(Kind::Counter, "millrace_listener_faults_total", "Requests by listener that ended badly, those without a route too.");
     pub(in super::super) const REQUESTS: Metric = metric(Kind::Counter, "millrace_requests_total", "Ended requests by route.");
     pub(in super::super) const FAULTS: Metric = metric(Kind::Counter, "millrace_faults_total", "Requests that ended badly, by who is to blame and what happened.");
     pub(in super::super) const ENDPOINT_HEALTHY: Metric = metric(Kind::Gauge, "millrace_endpoint_healthy", "1 while requests may be sent to the endpoint.");
+    pub(in super::super) const ENDPOINT_RESOLVED: Metric = metric(Kind::Gauge, "millrace_endpoint_resolved", "1 while there is an address for the endpoint; endpoints that are given by name.");
 
     pub(in super::super) const NODE: &[Number<NodeFigures>] = &[
         gauge("millrace_config_generation", "Generation of the config that is served.", |node| node.generation),
         gauge("millrace_config_generations_live", "Generations that still have exchanges, the served one included.", |node| node.generations_live),
         counter("millrace_config_applies_total", "Configs that were applied.", |node| node.applies),
         counter("millrace_config_refusals_total", "Configs that were refused.", |node| node.refusals),
+        gauge("millrace_connections_max", "Most client connections at once: limits.connections, or what fits into the limit of open files.", |node| node.connections_max),
         gauge("millrace_ready", "1 while the node is ready for traffic.", |node| u64::from(node.ready)),
         gauge("millrace_draining", "1 while the node takes no new connections.", |node| u64::from(node.draining)),
         counter("millrace_worker_restarts_total", "Worker threads that had to be started again.", |node| node.worker_restarts),
@@ -88,6 +94,7 @@ mod tables {
         counter("millrace_worker_lost_wakes_total", "Wakes of a worker's task on another thread, which woke nothing.", |node| node.worker_lost_wakes),
         counter("millrace_access_log_dropped_total", "Access log records that were not written.", |node| node.access_dropped),
         counter("millrace_log_dropped_total", "Lines of the process's log that were not written, since nobody read it.", |node| node.log_dropped),
+        counter("millrace_name_failures_total", "Look-ups of endpoints' names that failed.", |node| node.name_failures),
     ];
 
     pub(in super::super) const PROCESS: &[Number<Process>] = &[
@@ -108,15 +115,21 @@ mod tables {
         gauge("millrace_worker_buffers", "Buffers in use.", |worker| worker.buffers.value()),
         gauge("millrace_worker_buffer_bytes", "Bytes of the buffers in use.", |worker| worker.buffer_bytes.value()),
         gauge("millrace_worker_buffer_bytes_peak", "The most bytes of buffers that were in use at once.", |worker| worker.buffer_bytes_peak.value()),
+        counter("millrace_worker_log_lines_left_out_total", "Lines about failed exchanges that were not logged because there were too many.", |worker| worker.log_lines_left_out.value()),
         counter("millrace_worker_loop_turns_total", "Turns of the worker's event loop.", |worker| worker.loop_turns.value()),
         gauge("millrace_worker_tick", "The worker's clock in its own ticks: a worker that turns advances it.", |worker| worker.heartbeat_tick.value()),
     ];
 
-    pub(in super::super) const LISTENER: &[Number<ListenerStats>] = &[
+    // From the start: state, and what alerts have to see the first one of.
+    pub(in super::super) const LISTENER_FROM_START: &[Number<ListenerStats>] = &[
         gauge("millrace_connections", "Open client connections.", |listener| listener.connections.value()),
-        counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
         counter("millrace_connections_refused_total", "Client connections closed at once because a limit was reached.", |listener| listener.refused.value()),
+        counter("millrace_connections_displaced_total", "Silent client connections that were ended to make room for others.", |listener| listener.displaced.value()),
         counter("millrace_accept_failures_total", "Times that no connection could be accepted: out of descriptors or memory.", |listener| listener.accept_failures.value()),
+    ];
+
+    pub(in super::super) const LISTENER: &[Number<ListenerStats>] = &[
+        counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
         counter("millrace_listener_received_bytes_total", "Bytes from clients.", |listener| listener.bytes_in.value()),
         counter("millrace_listener_sent_bytes_total", "Bytes to clients.", |listener| listener.bytes_out.value()),
     ];

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use dataplane_core::error::FaultKind;
 use dataplane_core::h1::{FieldStorage, HeadLimits};
 use dataplane_core::limit::Admission;
+use dataplane_core::room::Longest;
 use dataplane_core::snapshot::{EndpointId, RouteEntry, Snapshot};
 use dataplane_core::stats::{Gauge, RouteStats, WorkerStats};
 use proto::config::Config;
@@ -22,6 +24,35 @@ use crate::upstream::{Cluster, Pool, Pools, Shelves};
 const LOG_LINES_MAX: u32 = 10;
 /// A second.
 const LOG_WINDOW_TICKS: u64 = 100;
+
+/// Between two warnings of one worker that files are short: it stays so for as long as the clients do. 10 s in ticks.
+const FILES_WARNING_TICKS: u64 = 1000;
+/// Other workers that could make no room are not asked again for so long (200 ms): newcomers are told at once meanwhile.
+/// Those that do not even answer are not waited for any longer.
+const ASK_AGAIN_TICKS: u64 = 20;
+
+/// With more connections than that a worker that has found every client busy does not look again in the same tick.
+const OFTEN_LOOKED_THROUGH: usize = 1024;
+
+/// The last time that other workers were asked to make room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    at: u64,
+    /// What [`Admission::ended`] and [`Admission::looks`] were then.
+    ended: u32,
+    looks: u32,
+}
+
+/// What was done to make room for another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Some connections of this worker are about to close.
+    Here,
+    /// Other workers were asked, and may have some.
+    Elsewhere,
+    /// Every client is busy, as far as is known.
+    Nowhere,
+}
 
 /// Everything that a config means to the workers: the snapshot and what outlives it.
 #[derive(Debug)]
@@ -123,8 +154,18 @@ pub(crate) struct Context {
     /// Those that the current snapshot does not have any more, while connections of theirs go on.
     retired: RefCell<Vec<Rc<Ingress>>>,
     draining: Cell<bool>,
-    /// The second that the last line was logged in, and how many lines that were.
+    /// Asks all other workers to make room.
+    ask_others: Box<dyn Fn()>,
+    /// When they were asked last.
+    asked: Cell<Option<Asked>>,
+    /// The last tick in which this worker found no silent client.
+    all_busy: Cell<Option<u64>>,
+    /// From this tick on another warning about files may be written, and how many were left out.
+    files_warning: Cell<(u64, u64)>,
+    /// The second that the last line was logged in, and how many lines there were for it.
     logged: Cell<(u64, u32)>,
+    /// Lines that were not logged, and of which the log does not know yet.
+    left_out: Cell<u64>,
     clock: Clock,
     ids: RequestIds,
     /// Lent to the parser for the length of one call.
@@ -135,7 +176,12 @@ pub(crate) struct Context {
 
 impl Context {
     /// The context of worker number `worker`, before its first snapshot.
-    pub(crate) fn new(worker: usize, all_stats: Arc<[Arc<WorkerStats>]>, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(
+        worker: usize,
+        all_stats: Arc<[Arc<WorkerStats>]>,
+        admission: Arc<Admission>,
+        ask_others: Box<dyn Fn()>,
+    ) -> Self {
         Self {
             worker,
             all_stats,
@@ -146,7 +192,12 @@ impl Context {
             unnamed: RefCell::default(),
             retired: RefCell::default(),
             draining: Cell::new(false),
+            ask_others,
+            asked: Cell::new(None),
+            all_busy: Cell::new(None),
+            files_warning: Cell::new((0, 0)),
             logged: Cell::new((0, 0)),
+            left_out: Cell::new(0),
             clock: Clock::new(),
             ids: RequestIds::new(),
             fields: RefCell::new(FieldStorage::default()),
@@ -220,8 +271,82 @@ impl Context {
     }
 
     /// The node's limits.
-    pub(crate) fn admission(&self) -> &Admission {
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
         &self.admission
+    }
+
+    /// Lets a client in, if there is a place and a file for its request.
+    #[must_use]
+    pub(crate) fn try_connection(&self) -> bool {
+        let in_flight = || self.all_stats.iter().map(|stats| stats.requests_in_flight.value()).sum();
+        self.admission.try_connection(in_flight)
+    }
+
+    /// Why a client that was not let in was not.
+    pub(crate) fn refusal(&self) -> FaultKind {
+        let view = self.view.borrow();
+        let wanted = view.as_ref().map_or(0, |view| view.live.snapshot.config.limits.connections);
+        // Below its own limit the node is full for want of files.
+        if self.admission.connections() < wanted { FaultKind::OutOfFiles } else { FaultKind::Overloaded }
+    }
+
+    /// Makes room for another connection: ends those whose clients have been silent for longest, here or, if there are
+    /// none, on the other workers. They close within the next turns.
+    pub(crate) fn make_room(&self) -> Room {
+        if self.end_longest_silent() {
+            return Room::Here;
+        }
+        let others = self.all_stats.len() as u32 - 1;
+        if others == 0 {
+            return Room::Nowhere;
+        }
+        let (ended, looks) = (self.admission.ended(), self.admission.looks());
+        if let Some(asked) = self.asked.get().filter(|asked| now() < asked.at + ASK_AGAIN_TICKS) {
+            let have_all_looked = looks.wrapping_sub(asked.looks) >= others;
+            if ended == asked.ended {
+                return if have_all_looked { Room::Nowhere } else { Room::Elsewhere };
+            }
+            if !have_all_looked {
+                return Room::Elsewhere;
+            }
+        }
+        self.asked.set(Some(Asked { at: now(), ended, looks }));
+        (self.ask_others)();
+        Room::Elsewhere
+    }
+
+    /// Does what another worker has asked for.
+    pub(crate) fn make_room_for_others(&self) {
+        self.end_longest_silent();
+        self.admission.note_look();
+    }
+
+    /// Ends connections of this worker for others, a few at a time; false if every client is busy.
+    fn end_longest_silent(&self) -> bool {
+        let (now, connections) = (now(), self.stats().connections.value() as usize);
+        if self.all_busy.get() == Some(now) && connections > OFTEN_LOOKED_THROUGH {
+            return false;
+        }
+        let ingresses = self.ingresses.borrow();
+        let mut longest = Longest::of(connections);
+        for (index, ingress) in ingresses.iter().enumerate() {
+            ingress.offer_silent(now, |rank, place| longest.offer(rank, (index, place)));
+        }
+        let ended = longest.into_items().map(|(index, place)| ingresses[index].displace(place)).count();
+        self.admission.note_ended(ended as u32);
+        self.all_busy.set((ended == 0).then_some(now));
+        ended > 0
+    }
+
+    /// Whether files are so short that it is worth a warning now; with how many times it was not since the last one.
+    pub(crate) fn may_warn_of_files(&self) -> Option<u64> {
+        let (from, left_out) = self.files_warning.get();
+        if now() < from {
+            self.files_warning.set((from, left_out + 1));
+            return None;
+        }
+        self.files_warning.set((now() + FILES_WARNING_TICKS, 0));
+        Some(left_out)
     }
 
     /// From now on connections are closed after their exchange.
@@ -266,13 +391,30 @@ impl Context {
         (other != self.worker && ours > least + margin).then_some(other)
     }
 
-    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics.
+    /// Whether another line of the log is within what one worker writes in a second; the rest is in the metrics, and the
+    /// log says how many lines that were.
     pub(crate) fn may_log(&self) -> bool {
         let second = now() / LOG_WINDOW_TICKS;
         let (window, lines) = self.logged.get();
+        if window != second {
+            self.tell_left_out();
+        }
         let lines = if window == second { lines + 1 } else { 1 };
         self.logged.set((second, lines));
-        lines <= LOG_LINES_MAX
+        let may_log = lines <= LOG_LINES_MAX;
+        if !may_log {
+            self.left_out.set(self.left_out.get() + 1);
+            self.stats().log_lines_left_out.increment();
+        }
+        may_log
+    }
+
+    /// Logs how many lines were left out since this was said last, if any were.
+    fn tell_left_out(&self) {
+        let lines = self.left_out.take();
+        if lines > 0 {
+            tracing::warn!(worker = self.worker, lines, "lines about failed exchanges were left out");
+        }
     }
 
     /// Ends connections of either side that are of no more use, and those whose clients have been silent for too long.
@@ -286,19 +428,29 @@ impl Context {
         self.ingresses.borrow().iter().for_each(|ingress| ingress.end_silent(now, keep_alive, is_draining));
     }
 
-    /// Closes idle upstream connections that are dead or too old, and forgets listeners that are gone.
+    /// Closes idle upstream connections that are dead or too old, forgets listeners that are gone, and says what the log
+    /// has left out.
     pub(crate) fn sweep(&self) {
+        // Where no further exchange fails, nobody else says it.
+        self.tell_left_out();
         let is_needed = |ingress: &Rc<Ingress>| Rc::strong_count(ingress) > 1 || !ingress.is_forgotten(now());
         self.retired.borrow_mut().retain(is_needed);
         let Some(view) = self.view() else { return };
         view.clusters.iter().for_each(|cluster| cluster.sweep());
     }
 
-    /// Descriptors have run out: closes some idle upstream connections, so that there are others soon.
-    pub(crate) fn give_up_some_idle(&self) {
-        if let Some(view) = self.view() {
-            view.clusters.iter().for_each(|cluster| cluster.give_up_some_idle());
-        }
+    /// Closes idle upstream connections that are too old, and looks at none where none can be.
+    pub(crate) fn sweep_due(&self) {
+        let Some(view) = self.view() else { return };
+        view.clusters.iter().for_each(|cluster| cluster.sweep_due());
+    }
+
+    /// Descriptors have run out: closes some idle upstream connections, so that there are others soon. False if there is
+    /// none.
+    pub(crate) fn give_up_some_idle(&self) -> bool {
+        let Some(view) = self.view() else { return false };
+        // Each cluster is asked, also behind one that had some.
+        view.clusters.iter().filter(|cluster| cluster.give_up_some_idle()).count() > 0
     }
 
     /// Closes idle connections to endpoints that are not used any more; an exchange that ends late may bring another one.

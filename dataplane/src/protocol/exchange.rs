@@ -3,17 +3,20 @@
 //! Every HTTP driver carries its exchanges through here; drivers differ only in how bytes become a request and a body.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Blame, Fault, FaultKind};
+use dataplane_core::expect::Continue;
+use dataplane_core::half_close::{Answer, WhenInputEnds};
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::Method;
 use dataplane_core::retry::{self, Body, Phase, Retry, RetryState};
+use dataplane_core::stats::RouteStats;
 use proto::config::{Config, HostHeader};
 
+use super::access::{self, Notes};
 use super::context::{Context, RouteView, View};
 use super::ident::RequestId;
 use super::ingress::Ingress;
@@ -45,18 +48,19 @@ pub(crate) struct Exchange {
     pub(crate) is_followed: Cell<bool>,
     /// Whether body bytes beyond the kept ones have been sent.
     pub(crate) is_body_lost: Cell<bool>,
+    /// How far the answer has come.
+    pub(crate) answer: Cell<Answer>,
+    /// Whether the client waits for permission to send its body.
+    pub(crate) permission: Cell<Continue>,
+    /// What follows when the client ends its side.
+    pub(crate) when_input_ends: WhenInputEnds,
+    /// Why the last try failed, where there is more to say than the fault's kind does.
+    detail: Cell<Option<(FaultKind, &'static str)>>,
     pub(crate) tally: Tally,
+    /// For the access log; none while it is off.
     pub(crate) notes: Option<Box<Notes>>,
-}
-
-/// What the access log wants to know of a request, taken while its head was at hand; only when the log is on.
-#[derive(Debug)]
-pub(crate) struct Notes {
-    pub(crate) client: Option<SocketAddr>,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    /// The last endpoint that was tried.
-    pub(crate) endpoint: RefCell<String>,
+    /// Whether its end was written down: what is dropped without that was cut.
+    is_finished: Cell<bool>,
 }
 
 /// What is measured of an exchange. Stamps are the worker's fine clock; 0 is "not yet".
@@ -139,8 +143,13 @@ impl Exchange {
             is_asked: Cell::new(false),
             is_followed: Cell::new(false),
             is_body_lost: Cell::new(false),
+            answer: Cell::new(Answer::Awaited),
+            permission: Cell::new(Continue::NotAsked),
+            when_input_ends: WhenInputEnds::Cancel,
+            detail: Cell::new(None),
             tally,
             notes: None,
+            is_finished: Cell::new(false),
         }
     }
 
@@ -179,7 +188,7 @@ impl Exchange {
     ) -> Result<Reached, (Failed, Buf)> {
         let route = self.route();
         if let Some(notes) = &self.notes {
-            notes.endpoint.replace(endpoint.name.clone());
+            notes.endpoint.replace(Some(endpoint.name.as_str().into()));
         }
         let idle = if may_reuse { route.cluster.take_idle(&endpoint) } else { None };
         let (stream, is_reused) = match idle {
@@ -188,7 +197,9 @@ impl Exchange {
             None => match Box::pin(self.obtain(&endpoint, may_reuse, deadlines)).await {
                 Ok(obtained) => obtained,
                 Err(kind) => {
-                    endpoint.stats.failures.increment();
+                    if kind.blame() == Blame::Upstream {
+                        endpoint.stats.failures.increment();
+                    }
                     return Err((Failed { kind, phase: Phase::Connecting }, request));
                 }
             },
@@ -228,20 +239,34 @@ impl Exchange {
             return Ok((stream, true));
         }
         let socket = &route.cluster.entry.config.socket;
-        let mut connected = connect(endpoint, socket, deadlines, route.connect).await;
+        let dial = || {
+            let ceiling = self.context.admission().ceiling();
+            connect(endpoint, socket, deadlines, route.connect, ceiling)
+        };
+        let mut connected = dial().await;
         for _ in 0..TRIES_WITHOUT_DESCRIPTORS {
             if !connected.as_ref().is_err_and(|failure| is_exhausted(&failure.error)) {
                 break;
             }
-            // A connection that serves is worth more than one that waits: some of those go, and in a tick or two their
-            // descriptors are free.
-            self.context.give_up_some_idle();
+            // A connection that serves is worth more than one that waits, to an endpoint or for a client: some of those go,
+            // and in a tick or two their descriptors are free.
+            if !self.context.give_up_some_idle() {
+                self.context.make_room();
+            }
             sleep(TICK).await;
-            connected = connect(endpoint, socket, deadlines, route.connect).await;
+            connected = dial().await;
         }
         connected.inspect(Stream::listen).map(|stream| (stream, false)).map_err(
             |ConnectFailure { kind, error }| {
                 tracing::debug!(endpoint = endpoint.name, %error, "cannot connect");
+                if kind == FaultKind::OutOfFiles && let Some(left_out) = self.context.may_warn_of_files() {
+                    tracing::warn!(
+                        kind = kind.as_str(),
+                        left_out,
+                        "no open file is left for a connection to an endpoint, the request is answered 503: raise the \
+                         limit of open files, or lower limits.connections"
+                    );
+                }
                 kind
             },
         )
@@ -277,6 +302,7 @@ impl Exchange {
         let picked = if may_reuse { cluster.pick(&tried) } else { cluster.at(index) };
         let (next, endpoint) = picked.ok_or(failed.kind)?;
         self.route().stats.retries.increment();
+        self.detail.set(None);
         let request = if next != index && cluster.entry.config.host_header == HostHeader::Endpoint {
             with_host(&request, &endpoint.name)
         } else {
@@ -290,11 +316,6 @@ impl Exchange {
     pub(crate) fn is_end_awaited(&self) -> bool {
         let is_counted = self.permit.as_ref().is_some_and(RequestPermit::is_counted);
         is_counted || self.notes.is_some() || self.is_followed.get()
-    }
-
-    /// The endpoint that was tried last; empty unless the access log is on.
-    pub(super) fn last_endpoint(&self) -> String {
-        self.notes.as_ref().map(|notes| notes.endpoint.borrow().clone()).unwrap_or_default()
     }
 
     fn decide(&self, failed: Failed) -> Retry {
@@ -332,6 +353,18 @@ impl Exchange {
         }
     }
 
+    /// Keeps the reason of a fault for the logs.
+    pub(crate) fn explain(&self, fault: impl Into<Fault>) -> FaultKind {
+        let fault = fault.into();
+        self.detail.set(fault.detail.map(|detail| (fault.kind, detail)));
+        fault.kind
+    }
+
+    /// The reason of the fault that ended it, in one word, if one was given; of another fault it says nothing.
+    pub(crate) fn detail(&self, fault: FaultKind) -> Option<&'static str> {
+        self.detail.get().filter(|(of, _)| *of == fault).map(|(_, detail)| detail)
+    }
+
     /// Whether the request can be sent again from what was kept.
     pub(crate) fn is_kept(&self) -> bool {
         self.kept.borrow().is_some()
@@ -345,6 +378,17 @@ impl Exchange {
     /// The endpoint has begun to answer: the request will not be sent again.
     pub(crate) fn settle(&self) {
         self.kept.replace(None);
+    }
+
+    /// Whether the client waits for permission to send its body, and has sent none of it.
+    pub(crate) fn is_permission_due(&self) -> bool {
+        !self.is_asked.get() && self.permission.get().is_due(self.tally.bytes_in.get())
+    }
+
+    /// Whether the endpoint has answered a client that waited for permission to send its body: then there is no body (RFC 9110, section
+    /// 10.1.1), and what the client sends next is not for this endpoint.
+    pub(crate) fn is_body_declined(&self) -> bool {
+        self.answer.get() != Answer::Awaited && self.is_permission_due()
     }
 
     /// Notes when the endpoint's first byte came.
@@ -390,13 +434,9 @@ impl Exchange {
     /// Writes down how it ended: `fault` is none for an exchange that ended well.
     pub(crate) fn finish(&self, fault: Option<FaultKind>) {
         let (tally, route) = (&self.tally, self.route());
+        self.is_finished.set(true);
         let status = tally.status.get().or_else(|| fault.map(FaultKind::log_status));
-        route.stats.count_request(status);
-        self.ingress.stats().count_request(status);
-        if let Some(kind) = fault {
-            route.stats.count_fault(kind);
-            self.ingress.stats().count_fault(kind);
-        }
+        count_end(&self.context, &self.ingress, Some(&route.stats), status, fault);
         let listener = self.ingress.stats();
         for (bytes_in, bytes_out) in
             [(&route.stats.bytes_in, &route.stats.bytes_out), (&listener.bytes_in, &listener.bytes_out)]
@@ -414,14 +454,44 @@ impl Exchange {
             route.stats.upstream_time.record(upstream);
             route.stats.proxy_time.record(total.saturating_sub(upstream));
         }
-        if let Some(notes) = &self.notes {
-            super::access::write(self, notes, status, fault);
+        if let (Some(notes), Some(log)) = (&self.notes, &self.view.live.access) {
+            let detail = fault.and_then(|fault| self.detail(fault));
+            let (listener, route) = (self.ingress.name(), Some(&route.entry));
+            let entry = access::Entry { id: &self.id, listener, notes, tally, route, status, fault, detail };
+            access::write(log, &self.context, &entry);
+        }
+    }
+}
+
+/// Counts a request that has ended: at its listener, at its route if it had come to one, and for the node.
+pub(super) fn count_end(
+    context: &Context,
+    ingress: &Ingress,
+    route: Option<&RouteStats>,
+    status: Option<u16>,
+    fault: Option<FaultKind>,
+) {
+    ingress.stats().count_request(status);
+    context.stats().count_request(status);
+    if let Some(route) = route {
+        route.count_request(status);
+    }
+    if let Some(kind) = fault {
+        ingress.stats().count_fault(kind);
+        context.stats().count_fault(kind);
+        if let Some(route) = route {
+            route.count_fault(kind);
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if !self.is_finished.get() {
+            // Its task was ended from outside: by a panic, or with the worker.
+            let kind = if std::thread::panicking() { FaultKind::Internal } else { FaultKind::DrainTimeout };
+            self.finish(Some(kind));
+        }
         self.view.leave();
         self.context.stats().requests_in_flight.decrement();
         self.route().stats.in_flight.decrement();

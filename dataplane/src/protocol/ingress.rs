@@ -7,15 +7,13 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use dataplane_core::room::{IDLE_AFTER_TICKS, Rank};
 use dataplane_core::stats::ListenerStats;
 
 use super::context::View;
 use crate::io::{PAGE, Table, Ticks};
 use crate::sys::socket;
 
-/// How long a client has to be silent before a connection that is to end is ended without a word: longer than a round
-/// trip to anywhere, since a client that has just been answered may be sending its next request. 1 s in ticks.
-const SILENT_TICKS: u64 = 100;
 /// Silent connections of one listener that are ended in one tick: their clients may all come back somewhere at once, and
 /// the streams of this worker have to go on meanwhile. 20,000 a second.
 const ENDED_PER_TICK: usize = 200;
@@ -88,12 +86,12 @@ impl Ingress {
 
     /// Whether it was removed so long ago that no worker still hands one of its connections over.
     pub(super) fn is_forgotten(&self, now: u64) -> bool {
-        self.retired.borrow().as_ref().is_some_and(|(since, _)| now >= since + SILENT_TICKS)
+        self.retired.borrow().as_ref().is_some_and(|(since, _)| now >= since + IDLE_AFTER_TICKS)
     }
 
-    /// A connection begins; nothing is expected of its client yet.
-    pub(super) fn enter(&self, socket: RawFd) -> Place {
-        Place(self.clients.borrow_mut().table.insert(Client { socket, silent_since: Since::NEVER }))
+    /// A connection begins: its client's first request is waited for.
+    pub(super) fn enter(&self, socket: RawFd, now: u64) -> Place {
+        Place(self.clients.borrow_mut().enter(socket, now))
     }
 
     /// From now on the client's next request is waited for.
@@ -119,9 +117,22 @@ impl Ingress {
     /// crosses our FIN, as with every keep-alive timeout; its client knows from the missing answer that it may repeat
     /// it (RFC 9112, section 9.3.1).
     pub(super) fn end_silent(&self, now: u64, keep_alive: Ticks, is_ending: bool) {
-        let most = if is_ending { SILENT_TICKS } else { u64::MAX };
+        let most = if is_ending { IDLE_AFTER_TICKS } else { u64::MAX };
         let silence = keep_alive.count().min(most);
         self.clients.borrow_mut().take_silent(now, silence, socket::shutdown_read_raw);
+    }
+
+    /// Offers each silent client whose connection may end for others.
+    pub(super) fn offer_silent(&self, now: u64, offer: impl FnMut(Rank, Place)) {
+        self.clients.borrow().offer_silent(now, offer);
+    }
+
+    /// Ends a silent client's connection for others, as [`Ingress::end_silent`] does.
+    pub(super) fn displace(&self, Place(place): Place) {
+        if let Some(socket) = self.clients.borrow_mut().end(place) {
+            self.stats.displaced.increment();
+            socket::shutdown_read_raw(socket);
+        }
     }
 }
 
@@ -142,21 +153,50 @@ struct Client {
     silent_since: Since,
 }
 
-/// The lower half of a tick, good for 497 days; or never.
+/// The lower 31 bits of a tick, good for 248 days; or that the client is not waited for, or that the wait was ended. And in the
+/// highest bit whether the client has asked before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Since(u32);
 
 impl Since {
-    /// The client is not waited for.
-    const NEVER: Self = Self(u32::MAX);
+    const HAS_ASKED: u32 = 1 << 31;
+    const TICK: u32 = Self::HAS_ASKED - 1;
+    /// Not waited for.
+    const NEVER: u32 = Self::TICK;
+    /// The wait was ended from our side.
+    const ENDED: u32 = Self::TICK - 1;
+    /// Of a client that has just come.
+    const ARRIVED: Self = Self(Self::NEVER);
+    /// Of a client that has asked, and waits for the answer.
+    const ASKED: Self = Self(Self::HAS_ASKED | Self::NEVER);
 
-    fn tick(now: u64) -> Self {
-        Self((now as u32).min(u32::MAX - 1))
+    /// Silent from now on; what was ended stays so.
+    fn tick(self, now: u64) -> Self {
+        if self.is_ended() {
+            return self;
+        }
+        Self((self.0 & Self::HAS_ASKED) | (now as u32 & Self::TICK).min(Self::ENDED - 1))
+    }
+
+    fn ended(self) -> Self {
+        Self((self.0 & Self::HAS_ASKED) | Self::ENDED)
+    }
+
+    fn is_ended(self) -> bool {
+        self.0 & Self::TICK == Self::ENDED
+    }
+
+    fn is_waited_for(self) -> bool {
+        self.0 & Self::TICK < Self::ENDED
+    }
+
+    fn has_asked(self) -> bool {
+        self.0 & Self::HAS_ASKED != 0
     }
 
     /// Ticks from then to now.
     fn silence(self, now: u64) -> Option<u64> {
-        (self != Self::NEVER).then(|| u64::from((now as u32).wrapping_sub(self.0)))
+        self.is_waited_for().then(|| u64::from((now as u32).wrapping_sub(self.0) & Self::TICK))
     }
 }
 
@@ -167,9 +207,15 @@ impl Default for Clients {
 }
 
 impl Clients {
+    fn enter(&mut self, socket: RawFd, now: u64) -> u32 {
+        let place = self.table.insert(Client { socket, silent_since: Since::ARRIVED });
+        self.wait(place, now);
+        place
+    }
+
     fn wait(&mut self, place: u32, now: u64) {
         let Some(client) = self.table.get_mut(place) else { return };
-        client.silent_since = Since::tick(now);
+        client.silent_since = client.silent_since.tick(now);
         let page = place as usize / PAGE;
         if self.silent.len() <= page {
             self.silent.resize(page + 1, None);
@@ -180,7 +226,26 @@ impl Clients {
     /// False if the wait was ended meanwhile.
     fn heard(&mut self, place: u32) -> bool {
         let client = self.table.get_mut(place);
-        client.is_some_and(|client| std::mem::replace(&mut client.silent_since, Since::NEVER) != Since::NEVER)
+        client.is_some_and(|client| std::mem::replace(&mut client.silent_since, Since::ASKED).is_waited_for())
+    }
+
+    /// Ends the wait for a client; its socket, if it was waited for.
+    fn end(&mut self, place: u32) -> Option<RawFd> {
+        let client = self.table.get_mut(place).filter(|client| client.silent_since.is_waited_for())?;
+        client.silent_since = client.silent_since.ended();
+        Some(client.socket)
+    }
+
+    fn offer_silent(&self, now: u64, mut offer: impl FnMut(Rank, Place)) {
+        let pages = self.silent.iter().enumerate().filter(|(_, silent)| silent.is_some());
+        for place in pages.flat_map(|(page, _)| (page * PAGE) as u32..((page + 1) * PAGE) as u32) {
+            let Some(client) = self.table.get(place) else { continue };
+            if let Some(silence) = client.silent_since.silence(now)
+                && let Some(rank) = Rank::of(silence, client.silent_since.has_asked())
+            {
+                offer(rank, Place(place));
+            }
+        }
     }
 
     /// Hands to `end` the sockets of clients that have been silent for so many ticks, each once.
@@ -197,7 +262,7 @@ impl Clients {
                     longest = longest.max(Some(silent_for));
                 } else if left > 0 {
                     left -= 1;
-                    client.silent_since = Since::NEVER;
+                    client.silent_since = client.silent_since.ended();
                     end(client.socket);
                 } else {
                     // The page is looked at again in the next tick.
@@ -217,8 +282,7 @@ mod tests {
     fn silent_since(ticks: impl IntoIterator<Item = u64>) -> Clients {
         let mut clients = Clients::default();
         for (socket, tick) in (0..).zip(ticks) {
-            let place = clients.table.insert(Client { socket, silent_since: Since::NEVER });
-            clients.wait(place, tick);
+            clients.enter(socket, tick);
         }
         clients
     }
@@ -260,9 +324,8 @@ mod tests {
         let count = 2 * PAGE as RawFd + 1;
         let mut clients = Clients::default();
         for (socket, now) in (0..count + 10).zip(0..) {
-            let place = clients.table.insert(Client { socket, silent_since: Since::NEVER });
             if socket < count {
-                clients.wait(place, now);
+                clients.enter(socket, now);
             }
             let expected: Vec<RawFd> = if socket >= 10 { vec![socket - 10] } else { Vec::new() };
             assert_eq!(taken(&mut clients, now, 10), expected);
@@ -279,11 +342,66 @@ mod tests {
 
     #[test]
     fn time_goes_on_when_the_lower_half_of_it_begins_anew() {
-        let end = u64::from(u32::MAX);
-        for start in [end - 2, end - 1, end, end + 1] {
+        let half = u64::from(Since::TICK);
+        let ends = [half, u64::from(u32::MAX)];
+        for start in ends.into_iter().flat_map(|end| [end - 2, end - 1, end, end + 1]) {
             let mut clients = silent_since([start]);
             assert!(taken(&mut clients, start + 8, 10).is_empty());
             assert_eq!(taken(&mut clients, start + 11, 10), [0]);
         }
+    }
+    /// Places of clients that may end for others, with their ranks.
+    fn offered(clients: &Clients, now: u64) -> Vec<(Rank, u32)> {
+        let mut offered = Vec::new();
+        clients.offer_silent(now, |rank, Place(place)| offered.push((rank, place)));
+        offered
+    }
+
+    #[test]
+    fn only_clients_that_are_waited_for_are_offered_and_those_that_have_asked_are_known() {
+        let mut clients = silent_since([0, 0, 0]);
+        assert!(clients.heard(1) && clients.heard(2));
+        clients.wait(1, 20);
+        let expected = [(Rank::Mute(150), 0), (Rank::Served(130), 1)];
+        assert_eq!(offered(&clients, 150), expected);
+        // The next request of the same client changes nothing about that.
+        assert!(clients.heard(1));
+        clients.wait(1, 30);
+        assert_eq!(offered(&clients, 150)[1], (Rank::Served(120), 1));
+        assert_eq!(offered(&clients, 99), [(Rank::Arriving(99), 0)], "the other one was just served");
+    }
+
+    #[test]
+    fn a_wait_that_was_ended_for_others_is_ended_once_and_known_as_the_last() {
+        let mut clients = silent_since([0, 0]);
+        assert_eq!(clients.end(1), Some(1));
+        assert_eq!(clients.end(1), None);
+        assert_eq!(offered(&clients, 500), [(Rank::Mute(500), 0)]);
+        // Its task may not even have begun to wait.
+        clients.wait(1, 501);
+        assert_eq!(offered(&clients, 600).len(), 1);
+        assert!(!clients.heard(1), "what it says now was its last");
+        assert!(clients.heard(0));
+        assert_eq!(clients.end(0), None, "it is being served");
+    }
+    #[test]
+    fn what_a_client_has_sent_before_it_is_displaced_is_read_and_answered() {
+        use std::io::{Read, Write};
+        use std::os::fd::AsRawFd;
+        use std::os::unix::net::UnixStream;
+        let ingress = Ingress::new("http", 0, Arc::default());
+        let (mut ours, mut client) = UnixStream::pair().unwrap();
+        let place = ingress.enter(ours.as_raw_fd(), 0);
+        client.write_all(b"request").unwrap();
+        ingress.displace(place);
+        let mut read = Vec::new();
+        ours.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"request");
+        ours.write_all(b"answer").unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+        ingress.displace(place);
+        assert_eq!(ingress.stats().displaced.value(), 1, "it goes once");
     }
 }

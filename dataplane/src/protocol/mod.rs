@@ -11,6 +11,6 @@ mod ingress;
 mod peer;
 mod warm;
 
-pub(crate) use context::{Context, Live};
-pub(crate) use h1::{Connection, IDLE_CONNECTION_BYTES, serve};
+pub(crate) use context::{Context, Live, Room};
+pub(crate) use h1::{Connection, IDLE_CONNECTION_BYTES, serve, turn_away};
 pub(crate) use ingress::Ingress;

@@ -22,6 +22,10 @@ pub(crate) fn signal(event: impl AsFd) {
 
 /// A descriptor that becomes readable every `period`.
 pub(crate) fn periodic_timer(period: Duration) -> io::Result<OwnedFd> {
+    #[cfg(test)]
+    if super::simulated::now().is_some() {
+        return super::simulated::periodic_timer(period);
+    }
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     set_period(&timer, period)?;
     Ok(timer)
@@ -29,6 +33,11 @@ pub(crate) fn periodic_timer(period: Duration) -> io::Result<OwnedFd> {
 
 /// Makes a periodic timer readable every `period` from now on.
 pub(crate) fn set_period(timer: impl AsFd, period: Duration) -> io::Result<()> {
+    #[cfg(test)]
+    if super::simulated::now().is_some() {
+        super::simulated::set_period(timer.as_fd(), period);
+        return Ok(());
+    }
     let spec = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: i64::from(period.subsec_nanos()) };
     timerfd_settime(timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: spec, it_value: spec })?;
     Ok(())

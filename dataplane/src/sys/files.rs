@@ -1,9 +1,39 @@
 //! The table of this process's open files.
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::event;
+
+/// Raises the limit of open files to the most that this process may have, and says what it is then.
+///
+/// The usual soft limit of 1,024 is kept low for programs that call `select`, which cannot name more; a process that does
+/// not may raise it. Where that is refused, the limit stays as it is.
+pub(crate) fn raise_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Whether the number of `file` is below `ceiling`, to which end it gets a lower one if there is one.
+pub(crate) fn is_below(file: &mut OwnedFd, ceiling: u32) -> bool {
+    let is_low = |file: &OwnedFd| u32::try_from(file.as_raw_fd()).is_ok_and(|number| number < ceiling);
+    if is_low(file) {
+        return true;
+    }
+    // The copy has the lowest number that is free now.
+    match fcntl_dupfd_cloexec(&*file, 0) {
+        Ok(copy) if is_low(&copy) => {
+            *file = copy;
+            true
+        }
+        Ok(_) | Err(_) => false,
+    }
+}
 
 /// Has the kernel make room for `count` open files, as far as the limit allows so many, and before they come.
 ///
@@ -27,6 +57,17 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
         line.trim().parse().unwrap()
+    }
+
+    #[test]
+    fn a_file_gets_a_lower_number_where_one_is_free() {
+        let event = event::event().unwrap();
+        // Other tests open files meanwhile, but not as many as that.
+        let mut file = fcntl_dupfd_cloexec(&event, 900).unwrap();
+        let number = file.as_raw_fd() as u32;
+        assert!(is_below(&mut file, number + 1) && file.as_raw_fd() as u32 == number, "it is low enough");
+        assert!(!is_below(&mut file, 0) && file.as_raw_fd() as u32 == number, "there is no lower one");
+        assert!(is_below(&mut file, number) && (file.as_raw_fd() as u32) < number);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use proto::config::SocketOptions;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
@@ -29,6 +30,7 @@ pub(crate) fn listen_tcp(address: SocketAddr, options: &SocketOptions) -> io::Re
         // `[::]` beside `0.0.0.0` must not clash: each address family is bound by its own line of the config.
         socket.set_only_v6(true)?;
     }
+    set_freebind(&socket, address, options)?;
     set_listener_options(&socket, options)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -66,28 +68,12 @@ pub(crate) fn retune_listener(socket: impl AsFd, options: &SocketOptions) -> io:
     Ok(rustix::net::listen(socket, backlog(options))?)
 }
 
-/// Opens a Unix listening socket. A stale file, left by a process that is gone, is replaced; a live one is not.
-pub(crate) fn listen_unix(path: &Path, options: &SocketOptions) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    socket.set_nonblocking(true)?;
-    let address = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || is_listened_on(path) {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    socket.listen(backlog(options))?;
-    Ok(socket.into())
-}
-
-/// Whether a process listens on this path. It is not waited for: one whose queue is full, and who does not accept, is known
-/// by that.
-pub(crate) fn is_listened_on(path: &Path) -> bool {
-    match connect_unix(path) {
-        Ok(_) => true,
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+/// Lets the socket be bound to an address that this host does not have (ip(7)), where the options say so.
+pub(crate) fn set_freebind(socket: &Socket, address: SocketAddr, options: &SocketOptions) -> io::Result<()> {
+    match address {
+        _ if !options.freebind => Ok(()),
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
     }
 }
 
@@ -98,6 +84,8 @@ pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Option<SocketAddr>>
 
 /// Takes one waiting connection and the peer's address (`None` for a Unix socket); `WouldBlock` when none waits.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    #[cfg(test)]
+    super::simulated::take_descriptor()?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
     Ok((fd, address.and_then(|any| SocketAddr::try_from(any).ok())))
@@ -108,11 +96,23 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// Whether something failed since the process, or the host, has run out of descriptors.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Starts to connect a new socket; the result is there when it becomes writable ([`connect_result`]).
 /// True when it is connected already, as to an endpoint on this host.
-pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<(OwnedFd, bool)> {
+///
+/// Errors: also, as if the limit were reached, where the socket's number would be `ceiling` or more.
+pub(crate) fn connect_tcp(
+    address: SocketAddr,
+    options: &SocketOptions,
+    ceiling: u32,
+) -> io::Result<(OwnedFd, bool)> {
     let kind = Type::STREAM.cloexec().nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    check_number(&socket, ceiling)?;
     set_options(&SockRef::from(&socket), options)?;
     if options.fastopen > 0 {
         set_int(&SockRef::from(&socket), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
@@ -121,9 +121,18 @@ pub(crate) fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::R
 }
 
 /// As [`connect_tcp`], to a Unix socket.
-pub(crate) fn connect_unix(path: &Path) -> io::Result<(OwnedFd, bool)> {
+pub(crate) fn connect_unix(path: &Path, ceiling: u32) -> io::Result<(OwnedFd, bool)> {
+    #[cfg(test)]
+    super::simulated::take_descriptor()?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
+    check_number(&socket, ceiling)?;
     begin_connect(socket, &SockAddr::unix(path)?)
+}
+
+/// The kernel gives the lowest free number, so one of `ceiling` or more says that all below are taken.
+fn check_number(socket: &Socket, ceiling: u32) -> io::Result<()> {
+    let is_low = u32::try_from(socket.as_raw_fd()).is_ok_and(|number| number < ceiling);
+    if is_low { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
 }
 
 fn begin_connect(socket: Socket, address: &SockAddr) -> io::Result<(OwnedFd, bool)> {
@@ -153,6 +162,14 @@ pub(crate) fn peek(socket: impl AsFd) -> Peek {
         Err(rustix::io::Errno::WOULDBLOCK) => Peek::Quiet,
         Err(_) => Peek::Closed,
     }
+}
+
+/// Whether nobody is at the other end any more: the connection was reset or, of a Unix socket, closed. A TCP peer that has closed
+/// looks like one that only sends no more, until something sent to it is answered with a reset.
+pub(crate) fn is_abandoned(socket: impl AsFd) -> bool {
+    // The hangup and errors are told unasked (poll(2)); the end of the peer's side alone is not among them.
+    let mut looked_at = [PollFd::new(&socket, PollFlags::empty())];
+    poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|told| told > 0)
 }
 
 /// Throws away what has been received, up to `bytes_max`, without waiting: a close with bytes unread would be a reset.
@@ -216,7 +233,8 @@ fn set_options(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> 
     Ok(())
 }
 
-fn backlog(options: &SocketOptions) -> i32 {
+/// The length of the accept queue as listen(2) takes it.
+pub(crate) fn backlog(options: &SocketOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
@@ -245,11 +263,46 @@ mod tests {
         let options = SocketOptions::cluster();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (_socket, is_connected) = connect_tcp(address, &options).unwrap();
+        let (_socket, is_connected) = connect_tcp(address, &options, u32::MAX).unwrap();
         assert!(is_connected);
         drop(listener);
-        let refused = connect_tcp(address, &options).unwrap_err();
+        let refused = connect_tcp(address, &options, u32::MAX).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_peer_that_sends_no_more_is_there_until_it_closes_or_resets() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!is_abandoned(&near), "it still reads");
+        drop(far);
+        assert!(is_abandoned(&near));
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        assert!(!is_abandoned(&near));
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(io::Read::read(&mut &near, &mut [0]).unwrap(), 0, "its end is here");
+        assert!(!is_abandoned(&near), "it still reads");
+        reset_on_close(&far);
+        drop(far);
+        // A failed connection ends every wait, this one with an error.
+        while !is_abandoned(&near) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn no_number_is_used_that_is_kept_for_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let error = connect_tcp(address, &SocketOptions::cluster(), 0).unwrap_err();
+        assert!(is_out_of_files(&error) && is_exhausted(&error), "{error}");
+        let error = connect_unix(Path::new("/nonexistent"), 0).unwrap_err();
+        assert!(is_out_of_files(&error), "{error}");
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody was dialled");
     }
 
     #[test]
@@ -260,7 +313,7 @@ mod tests {
         let address = local_address(&listener).unwrap().unwrap();
         // The queue holds one; a second attempt is left without an answer.
         let _first = TcpStream::connect(address).unwrap();
-        let (_socket, is_connected) = connect_tcp(address, &SocketOptions::cluster()).unwrap();
+        let (_socket, is_connected) = connect_tcp(address, &SocketOptions::cluster(), u32::MAX).unwrap();
         assert!(!is_connected);
     }
 }

@@ -128,24 +128,35 @@ impl Cluster {
         search.found
     }
 
-    /// Keeps a connection on which a whole exchange has ended cleanly.
-    pub(crate) fn keep_idle(&self, endpoint: &Endpoint, stream: Stream) {
-        endpoint.pool.put(stream, now_ms(), self.entry.config.pool.idle_per_endpoint as usize);
+    /// Keeps a connection on which a whole exchange has ended cleanly, for as long as its endpoint has said at most.
+    pub(crate) fn keep_idle(&self, endpoint: &Endpoint, stream: Stream, idle_ms_max: u32) {
+        endpoint.pool.put(stream, now_ms(), idle_ms_max, self.entry.config.pool.idle_per_endpoint as usize);
         endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
     }
 
-    /// Closes some idle connections of all workers, for somebody who needs their descriptors more.
-    pub(crate) fn give_up_some_idle(&self) {
+    /// Closes some idle connections of all workers, for somebody who needs their descriptors more; false if there is none.
+    pub(crate) fn give_up_some_idle(&self) -> bool {
+        let mut any = false;
         for endpoint in &self.endpoints {
-            endpoint.pool.give_up_some();
+            any |= endpoint.pool.give_up_some() > 0;
             endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);
         }
+        any
     }
 
     /// Closes idle connections that are dead or too old, or more than are kept for long.
     pub(crate) fn sweep(&self) {
+        self.sweep_where(|_| true);
+    }
+
+    /// As [`Cluster::sweep`], only where one may be too old.
+    pub(crate) fn sweep_due(&self) {
+        self.sweep_where(|pool| pool.is_due(now_ms(), self.idle_timeout_ms));
+    }
+
+    fn sweep_where(&self, is_wanted: impl Fn(&Pool) -> bool) {
         let most = self.entry.config.pool.idle_per_endpoint as usize;
-        for endpoint in &self.endpoints {
+        for endpoint in self.endpoints.iter().filter(|endpoint| is_wanted(&endpoint.pool)) {
             let stale = endpoint.pool.sweep(now_ms(), self.idle_timeout_ms, most);
             endpoint.stats.pool_stale.add(stale);
             endpoint.stats.pool_idle.set(endpoint.pool.idle() as u64);

@@ -9,6 +9,8 @@ use std::path::Path;
 pub(crate) struct Config {
     /// Lines of `[runtime]`; two workers unless they say otherwise.
     pub(crate) runtime: String,
+    /// Further lines of `[admin]`.
+    pub(crate) admin: String,
     /// Lines of `[limits]`.
     pub(crate) limits: String,
     /// Lines of `[log]`.
@@ -51,6 +53,12 @@ impl Config {
         self
     }
 
+    /// With these lines in `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        self.admin.push_str(&format!("{lines}\n"));
+        self
+    }
+
     /// With these lines in `[limits]`.
     pub(crate) fn limits(mut self, lines: &str) -> Self {
         self.limits.push_str(&format!("{lines}\n"));
@@ -83,7 +91,7 @@ impl Config {
 
     /// The file's text for a proxy whose folder is `dir`.
     pub(crate) fn render(&self, dir: &Path) -> String {
-        let Self { runtime, limits, log, bind, listener, route, endpoints, cluster, more } = self;
+        let Self { runtime, admin, limits, log, bind, listener, route, endpoints, cluster, more } = self;
         let dir = dir.display();
         let workers = if runtime.contains("workers") { "" } else { "workers = 2\n" };
         let bind = if bind.is_empty() { &vec!["127.0.0.1:0".to_owned()] } else { bind };
@@ -91,7 +99,7 @@ impl Config {
             endpoints.iter().map(|endpoint| format!("{{ address = \"{endpoint}\" }}")).collect();
         let text = format!(
             "[node]\nid = \"story\"\n[runtime]\n{workers}{runtime}\
-             [admin]\nlisten = \"off\"\nsocket = \"{dir}/admin.sock\"\n\
+             [admin]\nlisten = \"off\"\nsocket = \"{dir}/admin.sock\"\n{admin}\
              [log]\nlevel = \"debug\"\n{log}[limits]\n{limits}\
              [[listeners]]\nname = \"http\"\nbind = {bind:?}\n{listener}\
              [[routes]]\nname = \"all\"\ncluster = \"origin\"\n{route}\

@@ -68,6 +68,17 @@ impl Proxy {
         proxy
     }
 
+    /// As [`Proxy::start`], with so many open files at most: by the soft limit, and by the hard one.
+    pub(crate) fn start_with_files(config: &Config, soft: u64, hard: u64) -> Self {
+        // The soft one first: it may not be above the hard one at any time.
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        Self::start_as(config, |program| {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(&script).arg(program);
+            command
+        })
+    }
+
     /// The default config in front of `origin`.
     pub(crate) fn before(origin: &Origin) -> Self {
         Self::start(&Config::to(origin.addr()))

@@ -40,8 +40,10 @@ pub(crate) fn decode(data: &str) -> Result<String, Refusal> {
         let padded = engine.decode(&compact).or_else(|_| STANDARD.decode(&compact));
         let bytes =
             padded.map_err(|error| refuse("bad_base64", &format!("`config_data` is no base64: {error}")))?;
-        String::from_utf8(bytes)
-            .map_err(|_| refuse("not_utf8", "`config_data` is no UTF-8 inside of its base64"))?
+        proto::config::decode(bytes).map_err(|errors| {
+            let why: Vec<String> = errors.as_slice().iter().map(described).collect();
+            refuse("not_utf8", &format!("`config_data` is no UTF-8 inside of its base64: {}", why.join("; ")))
+        })?
     } else {
         data.to_owned()
     };
@@ -133,6 +135,13 @@ mod tests {
     use super::*;
 
     const CONFIG: &str = include_str!("../../../proto/tests/config/accepted/minimal.toml");
+
+    #[test]
+    fn another_encoding_inside_of_base64_is_named() {
+        let utf16: Vec<u8> = CONFIG.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let refusal = format!("{:?}", decode(&STANDARD.encode(utf16)).unwrap_err());
+        assert!(refusal.contains("not_utf8") && refusal.contains("iconv -f UTF-16LE "), "{refusal}");
+    }
 
     #[test]
     fn plain_text_and_base64_are_the_same() {

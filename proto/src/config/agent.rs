@@ -102,7 +102,7 @@ impl AgentConfig {
         hostname: &str,
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
-        let file: AgentFile = read::read(text, env, &mut problems)?;
+        let file: AgentFile = read::read(text, env, &[], &mut problems)?;
         let config = check(&file, hostname, &mut problems);
         problems.into_result(config, text)
     }
@@ -218,7 +218,7 @@ fn master_url(text: &str, insecure: bool) -> Result<(), Refusal> {
         "http" if insecure => {}
         "http" => {
             let message = "without TLS anyone on the way can read the credential and send configs";
-            let help = "write https://, or `insecure = true` below it if the network is trusted";
+            let help = "write https://; only on a network that is trusted `insecure = true` below it";
             return Err(Refusal::new(message, help));
         }
         other => return Err(Refusal::new(format!("{} is no scheme for a master", quote(other)), help)),
@@ -235,7 +235,11 @@ fn master_url(text: &str, insecure: bool) -> Result<(), Refusal> {
 /// Keys that do nothing without TLS are not passed over in silence.
 fn refuse_tls_keys(file: &FileMaster, problems: &mut Problems) -> Option<MasterTls> {
     for key in [&file.ca, &file.server_name, &file.certificate, &file.key].into_iter().flatten() {
-        problems.wrong(&key.span, "this means nothing for http://", "take it out, or write https://");
+        problems.wrong(
+            &key.span,
+            "this means nothing for http://",
+            "write https:// in `url`, or take this out",
+        );
     }
     None
 }

@@ -144,7 +144,7 @@ pub struct Pool {
     /// Most idle connections kept for one endpoint by one worker for longer than some seconds; 0 keeps none. Between bursts
     /// there may be as many as the last one needed.
     pub idle_per_endpoint: u32,
-    /// An idle connection older than this is closed.
+    /// An idle connection older than this is closed; sooner, where the origin says so (`Keep-Alive: timeout=…`).
     pub idle_timeout: Duration,
 }
 

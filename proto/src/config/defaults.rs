@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Limits, Policy, Pool, Retries, SocketOptions, TcpKeepalive, Timeouts};
+use super::{HalfClose, Limits, Policy, Pool, Retries, SocketAccess, SocketOptions, TcpKeepalive, Timeouts};
 
 /// Only from this host: the admin API has no login of its own.
 pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
+/// The admin API has no login: whoever may connect may do anything.
+pub const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 /// What one node is named for.
 pub const CONNECTIONS: u32 = 100_000;
@@ -29,8 +31,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Two retransmitted SYNs fit at an edge's distances; beyond it another endpoint is the better try.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A model may queue and read a long prompt before its first token.
-pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What the SDKs of OpenAI and Anthropic wait by default: a completion that is not streamed has no byte before its end, and a
+/// proxy that gives up earlier turns a slow answer into an error that the client then retries.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(10);
 /// A model that reasons may be silent between two events for a long time.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -45,8 +48,9 @@ pub const POLICY: Policy = Policy::LeastInFlight;
 pub const WEIGHT: u32 = 1;
 /// Far more than one worker needs between two bursts.
 pub const POOL_IDLE_PER_ENDPOINT: u32 = 512;
-/// Below the two minutes after which some firewalls forget a silent connection.
-pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Below the five seconds after which uvicorn and Node close an idle connection, without saying so: a request that meets the
+/// close is lost. Under load connections wait for milliseconds, so reuse does not suffer.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The usual time to live of names that fail over.
 pub const DNS_REFRESH: Duration = Duration::from_secs(30);
 
@@ -61,11 +65,16 @@ pub const UNHEALTHY_AFTER: u32 = 3;
 /// What health pages answer.
 pub const EXPECTED_STATUS: u16 = 200;
 
+/// A shell's `nc -N` gets its answer, and a chat that was closed still frees its model at once.
+pub const HALF_CLOSE: HalfClose = HalfClose::Auto;
+
 /// Linux's own `somaxconn`, so that a burst of new clients is not turned away.
 pub const BACKLOG: u32 = 4096;
 /// Enough to keep a fast path busy; a slow reader's tokens wait here in the proxy, where they can be counted, and not
 /// in megabytes of kernel memory.
 pub const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
+/// As nginx has it: a proxy in front runs as another user, and the rights of the folder say who comes in.
+pub const LISTENER_SOCKET_MODE: u32 = 0o666;
 /// The queue that `fastopen = true` asks for on a listener.
 pub const FASTOPEN_QUEUE: u32 = 256;
 /// Well inside the timeouts of home routers.
@@ -122,7 +131,7 @@ impl SocketOptions {
         Self { notsent_lowat: Some(NOTSENT_LOWAT_BYTES), ..Self::cluster() }
     }
 
-    /// What a cluster has where the file says nothing; `defer_accept`, `backlog` and `shared` mean nothing there.
+    /// What a cluster has where the file says nothing; what is for listeners only means nothing there.
     pub fn cluster() -> Self {
         Self {
             congestion: None,
@@ -135,6 +144,20 @@ impl SocketOptions {
             defer_accept: None,
             backlog: BACKLOG,
             shared: false,
+            freebind: false,
+            access: SocketAccess::listener(),
         }
+    }
+}
+
+impl SocketAccess {
+    /// A listener's where the file says nothing.
+    pub fn listener() -> Self {
+        Self { mode: LISTENER_SOCKET_MODE, owner: None, group: None }
+    }
+
+    /// The admin API's where the file says nothing.
+    pub fn admin() -> Self {
+        Self { mode: ADMIN_SOCKET_MODE, owner: None, group: None }
     }
 }

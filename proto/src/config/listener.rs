@@ -14,6 +14,8 @@ pub struct Listener {
     pub binds: Vec<Bind>,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
+    /// What the end of a client's input means.
+    pub half_close: HalfClose,
     /// Options of the accepted sockets (and of the listening one, where they are inherited).
     pub socket: SocketOptions,
 }
@@ -53,6 +55,29 @@ impl ListenerProtocol {
     }
 }
 
+/// What it means that a client has sent the end of its side (FIN) and not yet got all of its answers: either it is gone, or it only
+/// has nothing more to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HalfClose {
+    /// Depends on the request and its answer: what generates text is cancelled, what only reads is served.
+    Auto,
+    /// The client is answered whatever it has sent in whole, then its connection is closed.
+    Serve,
+    /// The client is gone: its request is cancelled at the origin.
+    Cancel,
+}
+
+impl HalfClose {
+    /// As written in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Serve => "serve",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
 /// Socket options, for accepted connections or for those dialled to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SocketOptions {
@@ -78,6 +103,41 @@ pub struct SocketOptions {
     /// Whether other processes may listen at the same address (`SO_REUSEPORT`): then the kernel spreads connections over
     /// all of them. Without it an address that is taken is an error. Listeners only.
     pub shared: bool,
+    /// Whether an address may be bound that this host does not have, or not yet (`IP_FREEBIND`). Listeners only.
+    pub freebind: bool,
+    /// Who may connect to the Unix sockets. Listeners only.
+    pub access: SocketAccess,
+}
+
+/// Who may connect to a Unix socket: the permissions of its file, whatever the umask. To connect one needs the right to
+/// write (unix(7)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SocketAccess {
+    /// Permission bits, at most 0o777.
+    pub mode: u32,
+    /// Its user; this process's unless given.
+    pub owner: Option<Account>,
+    /// Its group; unless given the one that a new file gets.
+    pub group: Option<Account>,
+}
+
+/// A user or a group of the host. Whether it has one of this name is not known here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// By its number.
+    Id(u32),
+    /// By its name.
+    Name(String),
+}
+
+/// As written in the config.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// TCP keepalive probes (RFC 9293, section 3.8.4).

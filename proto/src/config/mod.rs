@@ -11,10 +11,12 @@ pub mod agent;
 mod check;
 pub mod cluster;
 pub mod defaults;
+mod encoding;
 mod error;
 mod file;
 pub mod limits;
 pub mod listener;
+mod planned;
 mod problem;
 mod read;
 pub mod route;
@@ -27,10 +29,13 @@ use std::path::PathBuf;
 pub use cluster::{
     Address, Cluster, ClusterProtocol, Endpoint, Health, HealthKind, HostHeader, Policy, Pool,
 };
+pub use encoding::decode;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::schema;
 pub use limits::Limits;
-pub use listener::{Bind, Listener, ListenerProtocol, SocketOptions, TcpKeepalive};
+pub use listener::{
+    Account, Bind, HalfClose, Listener, ListenerProtocol, SocketAccess, SocketOptions, TcpKeepalive,
+};
 pub use read::TEXT_BYTES_MAX;
 pub use route::{HeaderEdits, HeaderMatch, HeaderRules, HostPattern, PathMatch, Retries, Route, Timeouts};
 
@@ -68,7 +73,7 @@ impl Config {
         hostname: &str,
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
-        let file = read::read(text, env, &mut problems)?;
+        let file = read::read(text, env, planned::KEYS, &mut problems)?;
         let config = check::config(&file, hostname, &mut problems);
         problems.into_result(config, text)
     }
@@ -153,8 +158,10 @@ impl Driver {
 pub struct Admin {
     /// TCP address; default `127.0.0.1:9091`.
     pub listen: Option<SocketAddr>,
-    /// Unix socket with mode 0600; default: none unless given.
+    /// Unix socket; default: none unless given.
     pub socket: Option<PathBuf>,
+    /// Who may connect to it; default: this process's user alone.
+    pub access: SocketAccess,
 }
 
 /// `[log]`: log level and access log.

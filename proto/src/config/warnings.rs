@@ -1,6 +1,9 @@
 //! What is allowed but probably not meant. None of it keeps a config from being applied.
 
-use super::{Cluster, Config, Policy, Route};
+use super::{Address, Cluster, Config, Policy, Route};
+
+/// Where TLS is usually spoken: HTTPS (RFC 9110, section 4.2.2), and its customary second port.
+const TLS_PORTS: [u16; 2] = [443, 8443];
 
 /// One sentence for each.
 pub(super) fn of(config: &Config) -> Vec<String> {
@@ -9,7 +12,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
         config.listeners.iter().filter_map(|listener| unserved_listener(&listener.name, &config.routes));
     let weights = config.clusters.iter().filter_map(ignored_weights);
     let deadlines = config.routes.iter().filter_map(short_total);
-    admin.into_iter().chain(unserved).chain(weights).chain(deadlines).collect()
+    let tls_ports = config.clusters.iter().filter_map(clear_text_at_tls_port);
+    admin.into_iter().chain(unserved).chain(weights).chain(tls_ports).chain(deadlines).collect()
 }
 
 fn open_admin(config: &Config) -> Option<String> {
@@ -32,6 +36,20 @@ fn ignored_weights(cluster: &Cluster) -> Option<String> {
             cluster.name
         )
     })
+}
+
+/// API keys would go over the wire for everyone to read.
+fn clear_text_at_tls_port(cluster: &Cluster) -> Option<String> {
+    let at_tls_port = |address: &&Address| match address {
+        Address::Ip(address) => TLS_PORTS.contains(&address.port()),
+        Address::Name { port, .. } => TLS_PORTS.contains(port),
+        Address::Unix(_) => false,
+    };
+    let address = cluster.endpoints.iter().map(|endpoint| &endpoint.address).find(at_tls_port)?;
+    Some(format!(
+        "the cluster \"{}\": this proxy speaks clear text to {address}, a port of TLS, which is not there yet",
+        cluster.name
+    ))
 }
 
 fn short_total(route: &Route) -> Option<String> {

@@ -1,8 +1,9 @@
-//! The words of the config language, such as the names of the policies: what each means, and which are only planned.
+//! The words of the config language, such as the names of the policies, and what each means.
 //!
 //! The one table of words serves the conversion, the messages and the schema, so they cannot differ.
 
-use super::{ClusterProtocol, Driver, ListenerProtocol, LogLevel, Policy, Role};
+use super::planned::{self, PlannedWord};
+use super::{ClusterProtocol, Driver, HalfClose, ListenerProtocol, LogLevel, Policy, Role};
 
 /// The words that one key takes.
 pub(crate) struct Words<T: 'static> {
@@ -11,7 +12,7 @@ pub(crate) struct Words<T: 'static> {
     /// The word for it.
     pub(crate) name: fn(T) -> &'static str,
     /// Words that are known to come, and are refused with a message that says so.
-    pub(crate) planned: &'static [&'static str],
+    pub(crate) planned: &'static [PlannedWord],
 }
 
 impl<T: Copy> Words<T> {
@@ -57,28 +58,23 @@ pub(crate) const LOG_LEVELS: Words<LogLevel> = Words {
 pub(crate) const LISTENER_PROTOCOLS: Words<ListenerProtocol> = Words {
     all: &[ListenerProtocol::Http],
     name: ListenerProtocol::name,
-    planned: &["tcp", "tls_passthrough", "tunnel"],
+    planned: planned::LISTENER_PROTOCOLS,
+};
+
+pub(crate) const HALF_CLOSES: Words<HalfClose> = Words {
+    all: &[HalfClose::Auto, HalfClose::Serve, HalfClose::Cancel],
+    name: HalfClose::name,
+    planned: &[],
 };
 
 pub(crate) const CLUSTER_PROTOCOLS: Words<ClusterProtocol> = Words {
     all: &[ClusterProtocol::Http1],
     name: ClusterProtocol::name,
-    planned: &["http2", "http3", "tunnel"],
+    planned: planned::CLUSTER_PROTOCOLS,
 };
 
-pub(crate) const POLICIES: Words<Policy> = Words {
-    all: &Policy::ALL,
-    name: Policy::name,
-    planned: &["random", "ip_hash", "consistent_hash", "p2c", "node_score"],
-};
+pub(crate) const POLICIES: Words<Policy> =
+    Words { all: &Policy::ALL, name: Policy::name, planned: planned::POLICIES };
 
 pub(crate) const HEALTH_KINDS: Words<ProbeKind> =
-    Words { all: &[ProbeKind::Http, ProbeKind::Tcp], name: ProbeKind::name, planned: &["grpc"] };
-
-/// Keys that are known to come: the last names of the tables they will stand in, the key, and what it will be.
-pub(crate) const PLANNED_KEYS: &[(&str, &str, &str)] = &[
-    ("listeners", "tls", "TLS on listeners"),
-    ("listeners", "http3", "HTTP/3"),
-    ("listeners", "proxy_protocol", "the PROXY protocol"),
-    ("clusters", "tls", "TLS to endpoints"),
-];
+    Words { all: &[ProbeKind::Http, ProbeKind::Tcp], name: ProbeKind::name, planned: planned::HEALTH_KINDS };

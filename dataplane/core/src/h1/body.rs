@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::chunk::{ChunkDecoder, Trailers};
 use super::response_head::ResponseLength;
+use crate::error::{Fault, FaultKind};
 use crate::request::BodyLength;
 
 /// What is wrong with a body.
@@ -54,6 +55,21 @@ impl BodyError {
             Self::TrailersTooLarge => "trailers_too_large",
             Self::Truncated => "truncated",
         }
+    }
+
+    /// The fault of an origin whose response body is not what it should be.
+    pub fn of_response(self) -> Fault {
+        let kind = match self {
+            Self::Truncated => FaultKind::UpstreamTruncated,
+            Self::InvalidChunkSize
+            | Self::InvalidChunkExtension
+            | Self::MissingChunkEnd
+            | Self::TooMuchFraming
+            | Self::InvalidTrailer
+            | Self::ForbiddenTrailer
+            | Self::TrailersTooLarge => FaultKind::UpstreamMalformed,
+        };
+        Fault::because(kind, self.as_str())
     }
 }
 

@@ -112,7 +112,7 @@ fn host_line(writer: &mut Writer<'_>, head: &RequestHead<'_>, edits: &RequestEdi
 /// Whether a field line goes through as it came.
 fn keeps(field: &Field<'_>, head: &RequestHead<'_>, edits: &RequestEdits<'_>) -> bool {
     let by_kind = match field.kind {
-        FieldKind::Other | FieldKind::ContentType | FieldKind::Via => true,
+        FieldKind::Other | FieldKind::Accept | FieldKind::ContentType | FieldKind::Via => true,
         FieldKind::XForwardedProto | FieldKind::XForwardedHost => edits.trust_forwarded,
         // Nothing may be announced that cannot follow (RFC 9110, section 6.6.2).
         FieldKind::Trailer => edits.body == BodyLength::Chunked,
@@ -156,7 +156,7 @@ pub(super) fn is_protected(field: &Field<'_>) -> bool {
     let starts_with = |prefix: &[u8]| {
         field.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
-    field.kind != FieldKind::Other
+    !matches!(field.kind, FieldKind::Other | FieldKind::Accept)
         || starts_with(b"x-forwarded-")
         || starts_with(b"content-")
         || NAMES.iter().any(|name| field.name.eq_ignore_ascii_case(name))

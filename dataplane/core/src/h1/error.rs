@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::error::{Fault, FaultKind};
+
 /// What is wrong with a request head or a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeadErrorKind {
@@ -19,6 +21,8 @@ pub enum HeadErrorKind {
     UnsupportedVersion,
     /// More empty lines before the request line than are put up with.
     LeadingLines,
+    /// A method longer than any that is known (RFC 9112, section 3).
+    MethodTooLong,
     /// The request line alone is over the limit of the head.
     TargetTooLong,
     /// The head has more bytes than the limit.
@@ -51,7 +55,7 @@ pub enum HeadErrorKind {
     HostMismatch,
     /// Both `Content-Length` and `Transfer-Encoding`.
     LengthAndEncoding,
-    /// More than one `Content-Length`, even if they agree.
+    /// More than one `Content-Length`: in a request even if they agree.
     DuplicateLength,
     /// A `Content-Length` that is not a plain decimal number in range.
     InvalidLength,
@@ -61,7 +65,7 @@ pub enum HeadErrorKind {
     InvalidEncoding,
     /// A known transfer coding before the final `chunked` (RFC 9112, section 6.1).
     UnsupportedEncoding,
-    /// `Transfer-Encoding` in HTTP/1.0, or in a 1xx or 204 response.
+    /// `Transfer-Encoding` in HTTP/1.0, or in a response without a body.
     EncodingNotAllowed,
     /// A body where none may be: TRACE, 1xx, 204.
     BodyNotAllowed,
@@ -75,13 +79,14 @@ pub enum HeadErrorKind {
 
 impl HeadErrorKind {
     /// Every kind, in order: `kind as usize` is its place, so a counter for each is an array of this length.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::MalformedRequestLine,
         Self::MalformedStatusLine,
         Self::Http09,
         Self::Http2Preface,
         Self::UnsupportedVersion,
         Self::LeadingLines,
+        Self::MethodTooLong,
         Self::TargetTooLong,
         Self::HeadTooLarge,
         Self::TooManyFields,
@@ -119,6 +124,7 @@ impl HeadErrorKind {
             Self::Http2Preface => "http2_preface",
             Self::UnsupportedVersion => "unsupported_version",
             Self::LeadingLines => "leading_lines",
+            Self::MethodTooLong => "method_too_long",
             Self::TargetTooLong => "target_too_long",
             Self::HeadTooLarge => "head_too_large",
             Self::TooManyFields => "too_many_fields",
@@ -154,7 +160,7 @@ impl HeadErrorKind {
             Self::TargetTooLong => 414,
             Self::UnsupportedExpectation => 417,
             Self::HeadTooLarge | Self::TooManyFields => 431,
-            Self::ConnectRefused | Self::UnsupportedEncoding => 501,
+            Self::MethodTooLong | Self::ConnectRefused | Self::UnsupportedEncoding => 501,
             Self::Http2Preface | Self::UnsupportedVersion => 505,
             Self::MalformedRequestLine
             | Self::MalformedStatusLine
@@ -227,6 +233,14 @@ impl From<HeadErrorKind> for ResponseError {
     }
 }
 
+impl From<ResponseError> for Fault {
+    fn from(error: ResponseError) -> Self {
+        let is_too_large = matches!(error.kind, HeadErrorKind::HeadTooLarge | HeadErrorKind::TooManyFields);
+        let kind = if is_too_large { FaultKind::UpstreamHeadTooLarge } else { FaultKind::UpstreamMalformed };
+        Self::because(kind, error.kind.as_str())
+    }
+}
+
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "response refused: {}", self.kind)
@@ -237,12 +251,28 @@ impl Error for ResponseError {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::body::BodyError;
     use super::*;
+    use crate::error::Blame;
 
     #[test]
     fn all_lists_each_kind_once_in_order() {
         for (place, kind) in HeadErrorKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_refused_response_is_the_origins_fault_and_says_why() {
+        for kind in HeadErrorKind::ALL {
+            let fault = Fault::from(ResponseError::from(kind));
+            assert_eq!((fault.blame, fault.detail), (Blame::Upstream, Some(kind.as_str())));
+            let is_too_large = fault.kind == FaultKind::UpstreamHeadTooLarge;
+            assert_eq!(is_too_large, kind.status() == 431, "{kind}");
+        }
+        for error in BodyError::ALL {
+            let fault = error.of_response();
+            assert_eq!((fault.blame, fault.detail), (Blame::Upstream, Some(error.as_str())));
         }
     }
 

@@ -18,6 +18,8 @@ pub enum FieldKind {
     /// A name that is one of those below once `_` is read as `-`. Origins that turn names into variables (CGI, WSGI) cannot tell
     /// the two apart, so a client could write `X_Forwarded_For`: such a field is dropped.
     Alias,
+    /// `Accept`
+    Accept,
     /// `Host`
     Host,
     /// `Content-Length`
@@ -67,6 +69,7 @@ impl FieldKind {
             (2, b't') => compare(name, b"te", Self::Te),
             (3, b'v') => compare(name, b"via", Self::Via),
             (4, b'h') => compare(name, b"host", Self::Host),
+            (6, b'a') => compare(name, b"accept", Self::Accept),
             (6, b'e') => compare(name, b"expect", Self::Expect),
             (7, b't') => compare(name, b"trailer", Self::Trailer),
             (7, b'u') => compare(name, b"upgrade", Self::Upgrade),
@@ -106,6 +109,7 @@ impl FieldKind {
             | Self::Expect => true,
             Self::Other
             | Self::Alias
+            | Self::Accept
             | Self::Host
             | Self::ContentType
             | Self::Forwarded

@@ -6,6 +6,8 @@ use proto::config::Limits;
 
 use super::error::HeadErrorKind;
 use super::field::{FIELDS_MAX, Field, FieldKind, is_token, list, trim};
+use super::framing::Framing;
+use super::keep_alive::KeepAlive;
 
 /// Longest head, whatever the limits say, so that offsets fit in 32 bits and names in 16 with room to spare.
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
@@ -13,9 +15,6 @@ pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 /// Most names in `Connection` beside the known options. Each is compared with each field when the head is forwarded, so without
 /// a bound a head of 32 KiB could cost millions of comparisons.
 const CONNECTION_NAMES_MAX: u32 = 16;
-
-/// Largest `Content-Length`: other parsers keep it in a signed 64-bit number.
-const CONTENT_LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// How much a head may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +80,14 @@ impl HeadScan {
 #[derive(Debug, Default)]
 pub(super) struct Digest<'b> {
     pub(super) host: Option<&'b [u8]>,
-    pub(super) content_length: Option<u64>,
-    pub(super) chunked: bool,
+    pub(super) framing: Framing<'b>,
     pub(super) connection: Connection,
     pub(super) upgrade: Option<&'b [u8]>,
     pub(super) te_trailers: bool,
     pub(super) expect_continue: bool,
+    pub(super) wants_events: bool,
     pub(super) content_type: Option<&'b [u8]>,
+    pub(super) keep_alive: KeepAlive,
     pub(super) request_id: RequestId<'b>,
 }
 
@@ -121,18 +121,8 @@ impl<'b> Digest<'b> {
                     return Err(HeadErrorKind::DuplicateHost);
                 }
             }
-            FieldKind::ContentLength => {
-                if self.content_length.replace(parse_length(value)?).is_some() {
-                    return Err(HeadErrorKind::DuplicateLength);
-                }
-            }
-            FieldKind::TransferEncoding => {
-                if self.chunked {
-                    return Err(HeadErrorKind::DuplicateEncoding);
-                }
-                check_encoding(value)?;
-                self.chunked = true;
-            }
+            FieldKind::ContentLength => self.framing.add_length(value)?,
+            FieldKind::TransferEncoding => self.framing.add_coding(value)?,
             FieldKind::Connection => self.connection.add(value)?,
             FieldKind::Upgrade => self.add_upgrade(value),
             FieldKind::Te => {
@@ -144,13 +134,14 @@ impl<'b> Digest<'b> {
                 }
                 self.expect_continue = true;
             }
+            FieldKind::Accept => self.wants_events |= list(value).any(is_event_stream),
             FieldKind::ContentType => {
                 self.content_type.get_or_insert(value);
             }
+            FieldKind::KeepAlive => self.keep_alive.add(value),
             FieldKind::XRequestId => self.request_id = self.request_id.and(value),
             FieldKind::Other
             | FieldKind::Alias
-            | FieldKind::KeepAlive
             | FieldKind::ProxyConnection
             | FieldKind::ProxyAuthorization
             | FieldKind::ProxyAuthenticate
@@ -161,14 +152,6 @@ impl<'b> Digest<'b> {
             | FieldKind::XForwardedProto
             | FieldKind::XForwardedHost
             | FieldKind::Via => {}
-        }
-        Ok(())
-    }
-
-    /// Both framings at once are the root of request smuggling: refused whatever RFC 9112, section 6.3, would let pass.
-    pub(super) fn check_framing(&self) -> Result<(), HeadErrorKind> {
-        if self.chunked && self.content_length.is_some() {
-            return Err(HeadErrorKind::LengthAndEncoding);
         }
         Ok(())
     }
@@ -212,45 +195,12 @@ impl<'b> RequestId<'b> {
     }
 }
 
-/// `1*DIGIT` (RFC 9110, section 8.6), no list, no sign, no space.
-fn parse_length(value: &[u8]) -> Result<u64, HeadErrorKind> {
-    if value.is_empty() || value.len() > 20 {
-        return Err(HeadErrorKind::InvalidLength);
-    }
-    let mut length: u64 = 0;
-    for byte in value {
-        if !byte.is_ascii_digit() {
-            return Err(HeadErrorKind::InvalidLength);
-        }
-        length = length
-            .checked_mul(10)
-            .and_then(|tens| tens.checked_add(u64::from(byte - b'0')))
-            .ok_or(HeadErrorKind::InvalidLength)?;
-    }
-    if length > CONTENT_LENGTH_MAX { Err(HeadErrorKind::InvalidLength) } else { Ok(length) }
-}
-
-/// Nothing but `chunked` is taken. Codings that are known but not spoken here get another kind, for their 501.
-fn check_encoding(value: &[u8]) -> Result<(), HeadErrorKind> {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        return Ok(());
-    }
-    let Some(comma) = value.iter().rposition(|byte| *byte == b',') else {
-        return Err(HeadErrorKind::InvalidEncoding);
-    };
-    let ends_chunked = trim(&value[comma + 1..]).eq_ignore_ascii_case(b"chunked");
-    let mut before = value[..comma].split(|byte| *byte == b',').map(trim);
-    if ends_chunked && before.all(is_known_coding) {
-        return Err(HeadErrorKind::UnsupportedEncoding);
-    }
-    Err(HeadErrorKind::InvalidEncoding)
-}
-
-/// Registered transfer codings beside `chunked` (RFC 9112, section 7.2).
-fn is_known_coding(coding: &[u8]) -> bool {
-    [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"]
-        .iter()
-        .any(|known| coding.eq_ignore_ascii_case(known))
+/// Whether a media type or media range (RFC 9110, section 12.5.1), whatever parameters it carries, is that of server-sent events.
+pub(super) fn is_event_stream(media_type: &[u8]) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    media_type.len() >= EVENT_STREAM.len()
+        && media_type[..EVENT_STREAM.len()].eq_ignore_ascii_case(EVENT_STREAM)
+        && matches!(trim(&media_type[EVENT_STREAM.len()..]), [] | [b';', ..])
 }
 
 /// Whether the connection may become a tunnel for this protocol: one `token[/token]`. Not for another HTTP and not for TLS: behind a
@@ -276,17 +226,6 @@ mod tests {
             assert_eq!(scan.scanned, end);
         }
         assert_eq!(scan.advance(head), Ok(true));
-    }
-
-    #[test]
-    fn lengths_are_plain_decimal_numbers() {
-        assert_eq!(parse_length(b"0"), Ok(0));
-        assert_eq!(parse_length(b"0042"), Ok(42));
-        assert_eq!(parse_length(b"9223372036854775807"), Ok(i64::MAX as u64));
-        for text in ["", "+1", "-1", "1 ", "1,1", "0x1", "1.0", "9223372036854775808", "99999999999999999999"]
-        {
-            assert_eq!(parse_length(text.as_bytes()), Err(HeadErrorKind::InvalidLength), "{text:?}");
-        }
     }
 
     #[test]

@@ -120,6 +120,7 @@ fn status_line(writer: &mut Writer<'_>, status: u16, reason: &str) -> Result<(),
 fn keeps(field: &Field<'_>, head: &ResponseHead<'_>, edits: &ResponseEdits<'_>) -> bool {
     let by_kind = match field.kind {
         FieldKind::Other
+        | FieldKind::Accept
         | FieldKind::ContentType
         | FieldKind::Via
         | FieldKind::Forwarded

@@ -12,6 +12,10 @@ use crate::request::{BodyLength, Method, Version};
 /// Empty lines put up with in front of a request line (RFC 9112, section 2.2, asks for at least one).
 const LEADING_LINES_MAX: usize = 4;
 
+/// Longest method. The longest registered one has 17 bytes (`UPDATEREDIRECTREF`; RFC 9110, section 16.1.1): twice as much is no
+/// method of anybody's, and origins keep methods in short buffers.
+const METHOD_BYTES_MAX: usize = 32;
+
 /// Longest `X-Request-ID` that is kept: it goes into every log line.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -36,6 +40,8 @@ pub struct RequestHead<'b> {
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expect_continue: bool,
+    /// Whether the client asks for a stream of server-sent events (`Accept: text/event-stream`), as browsers' `EventSource` does.
+    pub wants_events: bool,
     /// The protocol that the client wants to switch to. Only for requests without a body: bytes behind the head then belong to
     /// nobody until the origin has answered 101.
     pub upgrade: Option<&'b str>,
@@ -101,9 +107,12 @@ fn assemble<'b>(
     if method == Method::Connect {
         return Err(HeadErrorKind::ConnectRefused);
     }
+    if method_text.len() > METHOD_BYTES_MAX {
+        return Err(HeadErrorKind::MethodTooLong);
+    }
     let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let fields = storage.index(buf, bytes, request.headers, |field| digest.add(field))?;
-    let length = body_length(&digest, version, method)?;
+    let length = digest.framing.of_request(version, method)?;
     let target = Target::parse(request.path.unwrap_or_default(), method)?;
     let host = effective_host(&digest, &target, version)?;
     let is_11 = version == Version::Http11;
@@ -118,29 +127,13 @@ fn assemble<'b>(
         keep_alive: !digest.connection.close && (is_11 || digest.connection.keep_alive),
         // RFC 9110, section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         expect_continue: digest.expect_continue && is_11 && length.has_body(),
+        wants_events: digest.wants_events,
         upgrade: digest.switched_protocol().filter(|_| is_11 && !length.has_body()),
         te_trailers: digest.te_trailers && is_11,
         bytes,
         names_fields: digest.connection.names > 0,
         request_id: digest.request_id,
     })
-}
-
-/// RFC 9112, section 6.3, for requests, without its leniency.
-fn body_length(digest: &Digest<'_>, version: Version, method: Method) -> Result<BodyLength, HeadErrorKind> {
-    digest.check_framing()?;
-    let length = match (digest.chunked, digest.content_length) {
-        // RFC 9112, section 6.1: an HTTP/1.0 message with a transfer coding has faulty framing.
-        (true, _) if version == Version::Http10 => return Err(HeadErrorKind::EncodingNotAllowed),
-        (true, _) => BodyLength::Chunked,
-        (false, Some(length)) => BodyLength::Sized(length),
-        (false, None) => BodyLength::None,
-    };
-    // RFC 9110, section 9.3.8.
-    if method == Method::Trace && length.has_body() {
-        return Err(HeadErrorKind::BodyNotAllowed);
-    }
-    Ok(length)
 }
 
 /// RFC 9112, section 3.2. Where an absolute target and `Host` disagree the RFC lets the target win; the origin might not.
@@ -155,10 +148,10 @@ fn effective_host<'b>(
         None => None,
     };
     match (target.authority, host) {
-        (Some(authority), Some(host)) if !authority.raw.eq_ignore_ascii_case(host.raw) => {
+        (Some((scheme, authority)), Some(host)) if !authority.is_same(&host, scheme) => {
             Err(HeadErrorKind::HostMismatch)
         }
-        (Some(authority), _) => Ok(Some(authority)),
+        (Some((_, authority)), _) => Ok(Some(authority)),
         (None, host) => Ok(host),
     }
 }
@@ -185,12 +178,18 @@ fn wait(buf: &[u8], scan: &mut HeadScan, limits: &HeadLimits) -> Result<(), Head
     })
 }
 
-/// A head over the limit: if not even its first line fits, it is the target that is too long (RFC 9110, section 15.5.15).
+/// A head over the limit: if not even its first line fits, it is the method or the target that is too long (RFC 9110, section
+/// 15.5.15; RFC 9112, section 3).
 #[cold]
 fn too_large(buf: &[u8], limits: &HeadLimits) -> HeadErrorKind {
     let within = &buf[..buf.len().min(limits.bytes)];
     let line = within.trim_ascii_start();
-    if line.contains(&b'\n') { HeadErrorKind::HeadTooLarge } else { HeadErrorKind::TargetTooLong }
+    let method_len = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+    match line.contains(&b'\n') {
+        true => HeadErrorKind::HeadTooLarge,
+        false if method_len > METHOD_BYTES_MAX => HeadErrorKind::MethodTooLong,
+        false => HeadErrorKind::TargetTooLong,
+    }
 }
 
 /// Whether the input ends within a version other than ours, which httparse refuses before it is whole: only when it is can

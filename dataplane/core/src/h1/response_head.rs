@@ -1,11 +1,14 @@
-//! Response heads: bytes to [`ResponseHead`], or the reason why not. As strict as with requests: an origin (or what sits in front of it)
-//! that frames a response in two ways could give one client the answer meant for another.
+//! Response heads: bytes to [`ResponseHead`], or the reason why not. An origin (or what sits in front of it) that frames a response
+//! in two ways could give one client the answer meant for another: that is refused. One that merely says too much is not: see
+//! the classes in `framing`.
 
 use std::mem::MaybeUninit;
 
 use super::error::{HeadErrorKind, ResponseError};
-use super::field::{FIELDS_MAX, FieldStorage, Fields, trim};
-use super::head::{Digest, HeadLimits, HeadScan};
+use super::field::{FIELDS_MAX, Field, FieldKind, FieldStorage, Fields};
+use super::framing::ResponseFraming;
+pub use super::framing::ResponseLength;
+use super::head::{Digest, HeadLimits, HeadScan, is_event_stream};
 use super::request_head::{diagnose_fields, first_line};
 use crate::request::{Method, Version};
 
@@ -16,19 +19,6 @@ pub struct Asked {
     pub method: Method,
     /// Whether the request was sent with `Upgrade`; without it a 101 is refused.
     pub upgrade: bool,
-}
-
-/// How the end of a response body is known (RFC 9112, section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ResponseLength {
-    /// No body: an answer to HEAD, 1xx, 204, 304, or 2xx to CONNECT.
-    None,
-    /// `Content-Length`.
-    Sized(u64),
-    /// `Transfer-Encoding: chunked`.
-    Chunked,
-    /// Neither: the body ends with the connection.
-    UntilClose,
 }
 
 /// A response head, borrowed from the buffer it was read into.
@@ -44,10 +34,16 @@ pub struct ResponseHead<'b> {
     pub fields: Fields<'b>,
     /// How the end of the body is known.
     pub length: ResponseLength,
-    /// What `Content-Length` says, also where no body follows (HEAD, 304).
+    /// What `Content-Length` says of a body that is left out (HEAD, 304).
     pub declared_length: Option<u64>,
-    /// Whether the origin lets the connection stay open once the body has been read.
+    /// What the origin says twice or without need of the length of the body; see the classes in `framing`. The response is passed
+    /// on without it, and its connection is not used again.
+    pub superfluous: Option<HeadErrorKind>,
+    /// Whether the connection can stay open once the body has been read: the origin lets it, and nothing about this response is
+    /// doubtful.
     pub keep_alive: bool,
+    /// For how many milliseconds it may then be idle, by the origin's word less a margin; [`u32::MAX`] where it says nothing.
+    pub idle_ms_max: u32,
     /// The first `Content-Type`.
     pub content_type: Option<&'b [u8]>,
     /// For a 101: the protocol that is spoken from here on.
@@ -66,9 +62,7 @@ impl ResponseHead<'_> {
 
     /// Whether the body is a stream of server-sent events, whatever parameters the media type carries.
     pub fn is_event_stream(&self) -> bool {
-        let Some(value) = self.content_type else { return false };
-        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default();
-        trim(media_type).eq_ignore_ascii_case(b"text/event-stream")
+        self.content_type.is_some_and(is_event_stream)
     }
 }
 
@@ -118,24 +112,30 @@ fn assemble<'b>(
         return Err(HeadErrorKind::MalformedStatusLine);
     }
     let mut digest = Digest::default();
-    let fields = storage.index(buf, bytes, response.headers, |field| digest.add(field))?;
-    let length = body_length(&digest, version, status, asked)?;
+    let fields = storage.index(buf, bytes, response.headers, |field| add(&mut digest, field))?;
+    let ResponseFraming { length, declared, superfluous } =
+        digest.framing.of_response(version, status, asked.method)?;
     let upgrade = if status == 101 { Some(switched(&digest, version, asked)?) } else { None };
     let persists = match version {
         Version::Http11 => true,
         Version::Http10 => digest.connection.keep_alive,
     };
+    let idle_ms_max = digest.keep_alive.idle_ms_max();
     Ok(ResponseHead {
         status,
         reason: response.reason.unwrap_or_default(),
         version,
         fields,
         length,
-        declared_length: digest.content_length,
+        declared_length: declared,
+        superfluous,
         keep_alive: persists
             && !digest.connection.close
+            && idle_ms_max > 0
             && length != ResponseLength::UntilClose
+            && superfluous.is_none()
             && status != 101,
+        idle_ms_max,
         content_type: digest.content_type,
         upgrade,
         bytes,
@@ -143,34 +143,13 @@ fn assemble<'b>(
     })
 }
 
-/// RFC 9112, section 6.3, for responses, without its leniency.
-fn body_length(
-    digest: &Digest<'_>,
-    version: Version,
-    status: u16,
-    asked: Asked,
-) -> Result<ResponseLength, HeadErrorKind> {
-    digest.check_framing()?;
-    if digest.chunked && version == Version::Http10 {
-        return Err(HeadErrorKind::EncodingNotAllowed);
-    }
-    let is_empty_by_status = status < 200 || status == 204;
-    if is_empty_by_status && digest.chunked {
-        // RFC 9112, section 6.1. Were it let pass, the chunks would be read as the next response.
-        return Err(HeadErrorKind::EncodingNotAllowed);
-    }
-    if is_empty_by_status && digest.content_length.unwrap_or(0) > 0 {
-        return Err(HeadErrorKind::BodyNotAllowed);
-    }
-    let is_connected = asked.method == Method::Connect && (200..300).contains(&status);
-    if is_empty_by_status || status == 304 || asked.method == Method::Head || is_connected {
-        return Ok(ResponseLength::None);
-    }
-    Ok(match (digest.chunked, digest.content_length) {
-        (true, _) => ResponseLength::Chunked,
-        (false, Some(length)) => ResponseLength::Sized(length),
-        (false, None) => ResponseLength::UntilClose,
-    })
+/// Takes one field of a response into account. `Host`, `Expect` and `TE` mean something in requests only: they are dropped, and
+/// what they say is no reason to refuse an answer. `Upgrade` that says the same twice says it.
+fn add<'b>(digest: &mut Digest<'b>, field: Field<'b>) -> Result<(), HeadErrorKind> {
+    let is_of_requests = matches!(field.kind, FieldKind::Host | FieldKind::Expect | FieldKind::Te);
+    let is_said = field.kind == FieldKind::Upgrade
+        && digest.upgrade.is_some_and(|before| before.eq_ignore_ascii_case(field.value));
+    if is_of_requests || is_said { Ok(()) } else { digest.add(field) }
 }
 
 /// RFC 9110, section 15.2.2: a 101 names the protocol, and answers only who asked for one.

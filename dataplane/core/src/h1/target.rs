@@ -20,6 +20,25 @@ pub enum TargetForm {
     Asterisk,
 }
 
+/// The scheme of an absolute target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+}
+
+impl Scheme {
+    /// The port that is meant where none is written (RFC 9110, sections 4.2.1 and 4.2.2).
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'b> {
@@ -27,8 +46,8 @@ pub struct Target<'b> {
     pub form: TargetForm,
     /// As it was written.
     pub raw: &'b str,
-    /// The authority of the absolute form.
-    pub authority: Option<Host<'b>>,
+    /// The scheme and the authority of the absolute form.
+    pub authority: Option<(Scheme, Host<'b>)>,
     /// Begins with `/`, or is `*`. Percent-encoding and dot segments are as the client wrote them.
     pub path: &'b str,
     /// What stands behind the first `?`, without it.
@@ -51,7 +70,7 @@ impl<'b> Target<'b> {
 
     /// RFC 9112, section 3.2.2: a server must take the absolute form too.
     fn absolute(raw: &'b str, method: Method) -> Result<Self, HeadErrorKind> {
-        let rest = strip_scheme(raw).ok_or(HeadErrorKind::InvalidTarget)?;
+        let (scheme, rest) = split_scheme(raw).ok_or(HeadErrorKind::InvalidTarget)?;
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         let authority = Host::parse(authority.as_bytes()).ok_or(HeadErrorKind::InvalidHost)?;
@@ -62,7 +81,7 @@ impl<'b> Target<'b> {
             "" => "/",
             path => path,
         };
-        Ok(Self { form: TargetForm::Absolute, raw, authority: Some(authority), path, query })
+        Ok(Self { form: TargetForm::Absolute, raw, authority: Some((scheme, authority)), path, query })
     }
 }
 
@@ -87,9 +106,12 @@ fn split_at(text: &str, query_at: Option<usize>) -> (&str, Option<&str>) {
     }
 }
 
-fn strip_scheme(raw: &str) -> Option<&str> {
+fn split_scheme(raw: &str) -> Option<(Scheme, &str)> {
     let (scheme, rest) = raw.split_once("://")?;
-    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
+    if scheme.eq_ignore_ascii_case("http") {
+        return Some((Scheme::Http, rest));
+    }
+    scheme.eq_ignore_ascii_case("https").then_some((Scheme::Https, rest))
 }
 
 /// A host with an optional port, checked: letters, digits, `-._~` or an IPv6 address in brackets.
@@ -121,6 +143,14 @@ impl<'b> Host<'b> {
             None => return None,
         };
         Some(Self { raw, name, port })
+    }
+}
+
+impl Host<'_> {
+    /// Whether both are the same authority under `scheme`: a port that is not written is the scheme's own (RFC 9110, section 4.2.3).
+    pub fn is_same(&self, other: &Self, scheme: Scheme) -> bool {
+        let port = |host: &Self| host.port.unwrap_or(scheme.default_port());
+        self.name.eq_ignore_ascii_case(other.name) && port(self) == port(other)
     }
 }
 
@@ -214,12 +244,26 @@ mod tests {
     #[test]
     fn absolute_targets_split_into_authority_path_and_query() {
         let target = Target::parse("http://h:81/a/b?c?d", Method::Get).unwrap();
-        assert_eq!(target.authority.map(|host| host.raw), Some("h:81"));
+        assert_eq!(target.authority.map(|(scheme, host)| (scheme, host.raw)), Some((Scheme::Http, "h:81")));
         assert_eq!((target.path, target.query), ("/a/b", Some("c?d")));
         let bare = Target::parse("HTTPS://h?x", Method::Get).unwrap();
         assert_eq!((bare.path, bare.query), ("/", Some("x")));
         let options = Target::parse("http://h", Method::Options).unwrap();
         assert_eq!((options.path, options.query), ("*", None));
+    }
+
+    #[test]
+    fn a_port_that_is_not_written_is_that_of_the_scheme() {
+        let is_same = |a: &str, b: &str, scheme| {
+            let (a, b) = (Host::parse(a.as_bytes()).unwrap(), Host::parse(b.as_bytes()).unwrap());
+            assert_eq!(a.is_same(&b, scheme), b.is_same(&a, scheme));
+            a.is_same(&b, scheme)
+        };
+        assert!(is_same("X", "x:80", Scheme::Http) && is_same("x", "x:443", Scheme::Https));
+        assert!(is_same("[::1]:80", "[::1]", Scheme::Http) && is_same("x:81", "x:81", Scheme::Http));
+        assert!(!is_same("x", "x:443", Scheme::Http) && !is_same("x", "x:80", Scheme::Https));
+        assert!(!is_same("x:80", "x:81", Scheme::Http) && !is_same("x", "y:80", Scheme::Http));
+        assert!(!is_same("x.", "x", Scheme::Http), "another name to some resolvers");
     }
 
     #[test]

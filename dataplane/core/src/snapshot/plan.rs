@@ -168,8 +168,8 @@ fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {
 
 /// A socket is as it was also if its listener got another address beside it.
 fn is_same_but_for_binds(old: &Listener, new: &Listener) -> bool {
-    let Listener { name, binds: _, protocol, socket } = old;
-    *name == new.name && *protocol == new.protocol && *socket == new.socket
+    let Listener { name, binds: _, protocol, half_close, socket } = old;
+    *name == new.name && *protocol == new.protocol && *half_close == new.half_close && *socket == new.socket
 }
 
 fn changed_sections(old: &Config, new: &Config) -> Vec<Section> {

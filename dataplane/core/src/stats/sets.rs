@@ -70,6 +70,8 @@ pub struct ListenerStats {
     pub refused: Counter,
     /// Failures of `accept` itself.
     pub accept_failures: Counter,
+    /// Silent connections that were ended to make room for others.
+    pub displaced: Counter,
     /// Ended exchanges by [`StatusClass`], those without a route too.
     pub requests: [Counter; StatusClass::ALL.len()],
     /// Faults by [`FaultKind`] that ended a request before it had a route, or a connection.
@@ -81,6 +83,11 @@ pub struct ListenerStats {
 }
 
 impl ListenerStats {
+    /// Whether a client has come yet.
+    pub fn is_used(&self) -> bool {
+        [&self.accepted, &self.refused, &self.bytes_in, &self.bytes_out].iter().any(|count| count.value() > 0)
+    }
+
     /// Counts an ended exchange.
     pub fn count_request(&self, status: Option<u16>) {
         self.requests[StatusClass::of(status) as usize].increment();
@@ -93,12 +100,22 @@ impl ListenerStats {
 
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
-        let Self { connections, accepted, refused, accept_failures, requests, faults, bytes_in, bytes_out } =
-            other;
+        let Self {
+            connections,
+            accepted,
+            refused,
+            accept_failures,
+            displaced,
+            requests,
+            faults,
+            bytes_in,
+            bytes_out,
+        } = other;
         self.connections.merge(connections);
         self.accepted.merge(accepted);
         self.refused.merge(refused);
         self.accept_failures.merge(accept_failures);
+        self.displaced.merge(displaced);
         merge_each(&self.requests, requests);
         merge_each(&self.faults, faults);
         self.bytes_in.merge(bytes_in);
@@ -150,6 +167,11 @@ impl Default for RouteStats {
 }
 
 impl RouteStats {
+    /// Whether a request has come this way yet: a route that none has taken has nothing to show.
+    pub fn is_used(&self) -> bool {
+        self.in_flight.value() > 0 || self.requests.iter().chain(&self.faults).any(|count| count.value() > 0)
+    }
+
     /// Counts an ended exchange.
     pub fn count_request(&self, status: Option<u16>) {
         self.requests[StatusClass::of(status) as usize].increment();
@@ -196,6 +218,11 @@ pub struct ClusterStats {
 }
 
 impl ClusterStats {
+    /// Whether anything was counted yet.
+    pub fn is_used(&self) -> bool {
+        self.no_endpoint.value() > 0
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self { no_endpoint } = other;
@@ -230,6 +257,11 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
+    /// Whether a request was sent there yet; idle connections are left by requests alone.
+    pub fn is_used(&self) -> bool {
+        self.exchanges.value() > 0
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self {
@@ -273,6 +305,12 @@ pub struct WorkerStats {
     pub handovers_in: Counter,
     /// Exchanges in flight.
     pub requests_in_flight: Gauge,
+    /// Ended exchanges by [`StatusClass`], of all listeners there have been.
+    pub requests: [Counter; StatusClass::ALL.len()],
+    /// Faults by [`FaultKind`], likewise.
+    pub faults: [Counter; FaultKind::ALL.len()],
+    /// Lines of the process's log that were left out because there were too many of them.
+    pub log_lines_left_out: Counter,
     /// Buffers in use.
     pub buffers: Gauge,
     /// Bytes of the buffers in use.
@@ -290,6 +328,16 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
+    /// Counts an ended exchange.
+    pub fn count_request(&self, status: Option<u16>) {
+        self.requests[StatusClass::of(status) as usize].increment();
+    }
+
+    /// Counts a fault.
+    pub fn count_fault(&self, kind: FaultKind) {
+        self.faults[kind as usize].increment();
+    }
+
     /// Adds what another worker has counted.
     pub fn merge(&self, other: &Self) {
         let Self {
@@ -299,6 +347,9 @@ impl WorkerStats {
             handovers_out,
             handovers_in,
             requests_in_flight,
+            requests,
+            faults,
+            log_lines_left_out,
             buffers,
             buffer_bytes,
             buffer_bytes_peak,
@@ -313,6 +364,9 @@ impl WorkerStats {
         self.handovers_out.merge(handovers_out);
         self.handovers_in.merge(handovers_in);
         self.requests_in_flight.merge(requests_in_flight);
+        merge_each(&self.requests, requests);
+        merge_each(&self.faults, faults);
+        self.log_lines_left_out.merge(log_lines_left_out);
         self.buffers.merge(buffers);
         self.buffer_bytes.merge(buffer_bytes);
         self.buffer_bytes_peak.merge(buffer_bytes_peak);

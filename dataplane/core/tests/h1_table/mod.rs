@@ -27,7 +27,7 @@ impl Row {
         self.text("name").unwrap()
     }
 
-    /// `ok`, `refused`, `body_refused` or `incomplete`.
+    /// `ok`, `redundant`, `refused`, `body_refused` or `incomplete`.
     pub(crate) fn expect(&self) -> &str {
         self.text("expect").unwrap()
     }

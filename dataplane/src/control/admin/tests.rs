@@ -1,5 +1,7 @@
 //! The API over its router, with a control loop that only applies and drains; and its sockets.
 
+use std::os::unix::fs::PermissionsExt;
+
 use axum::http::HeaderValue;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +37,7 @@ impl Api {
         tokio::spawn(async move {
             while let Some(wish) = wishes.recv().await {
                 match wish {
-                    Wish::Apply { text, reply } => drop(reply.send(applier.apply(&text).await)),
+                    Wish::Apply { text, reply, .. } => drop(reply.send(applier.apply(&text).await)),
                     Wish::Drain { reply } => {
                         applier.drain(false);
                         let _ = reply.send(());
@@ -49,7 +51,11 @@ impl Api {
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (StatusCode, String) {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        self.send_bytes(method, path, body.into()).await
+    }
+
+    async fn send_bytes(&self, method: &str, path: &str, body: Vec<u8>) -> (StatusCode, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
         answer(self.router.clone().oneshot(request).await.unwrap()).await
     }
 }
@@ -121,6 +127,48 @@ async fn a_wrong_config_is_refused_with_its_place() {
         );
     }
     assert!(api.node.applied().is_none());
+}
+
+#[tokio::test]
+async fn a_config_in_another_encoding_is_refused_with_the_command_that_converts_it() {
+    let api = Api::start();
+    let utf16: Vec<u8> = CONFIG.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (method, path) in [("PUT", "/config"), ("POST", "/config/check")] {
+        let (status, body) = api.send_bytes(method, path, utf16.clone()).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(json(&body)["errors"][0]["help"].as_str().unwrap().contains("iconv -f UTF-16LE "), "{body}");
+    }
+    assert!(api.node.applied().is_none());
+}
+
+#[tokio::test]
+async fn a_refusal_says_whether_the_same_text_may_be_taken_later() {
+    let api = Api::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound = CONFIG.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    let logged = format!("{CONFIG}[log]\naccess = \"/nonexistent/access.log\"\n");
+    for (path, text, status, code, retry) in [
+        ("/config", "nonsense", 422, "config_invalid", false),
+        ("/config", &bound, 422, "address_unavailable", true),
+        ("/config", &logged, 422, "access_log_unavailable", true),
+        ("/log", "nonsense", 422, "request_invalid", false),
+    ] {
+        let (answered, body) = api.send("PUT", path, text).await;
+        let body = json(&body);
+        assert_eq!(
+            (answered.as_u16(), &body["code"], &body["retry"]),
+            (status, &code.into(), &retry.into()),
+            "{body}"
+        );
+        assert!(body["errors"][0]["message"].is_string(), "{body}");
+    }
+    let (answered, body) = api.send("GET", "/config", "").await;
+    let body = json(&body);
+    assert_eq!(
+        (answered.as_u16(), &body["code"], &body["retry"]),
+        (503, &"busy".into(), &true.into()),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -199,7 +247,7 @@ async fn the_metrics_say_what_was_applied_and_refused() {
 }
 
 fn admin(listen: Option<&str>, socket: Option<PathBuf>) -> Admin {
-    Admin { listen: listen.map(|address| address.parse().unwrap()), socket }
+    Admin { listen: listen.map(|address| address.parse().unwrap()), socket, access: SocketAccess::admin() }
 }
 
 #[tokio::test]
@@ -237,7 +285,12 @@ async fn sockets_of_the_old_process_are_used_where_the_address_is_the_same() {
         AdminSockets::bind(&admin(Some("127.0.0.1:0"), Some(path.clone())), AdminSockets::default()).unwrap();
     let (address, socket) =
         old.tcp.as_ref().map(|(address, socket)| (*address, socket.try_clone().unwrap())).unwrap();
-    let unix = old.unix.as_ref().map(|(path, socket)| (path.clone(), socket.try_clone().unwrap()));
+    let unix = old.unix.as_ref().map(|unix| AdminUnix {
+        path: unix.path.clone(),
+        socket: unix.socket.try_clone().unwrap(),
+        file: unix.file,
+        is_inherited: true,
+    });
     let left = AdminSockets { tcp: Some((address, socket)), unix };
     // The old process still listens: binding anew would fail.
     let new = AdminSockets::bind(&admin(None, Some(path)), left).unwrap();

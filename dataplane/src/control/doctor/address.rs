@@ -9,7 +9,7 @@ use std::path::Path;
 use proto::config::{Bind, Config};
 
 use super::Finding;
-use crate::sys::socket::is_listened_on;
+use crate::sys::unix::{self, Standing};
 
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
@@ -19,26 +19,29 @@ const OWN_COMM: &str = "millrace-datapl";
 /// One finding for each address of the listeners and the admin API.
 pub(super) fn free(config: Option<&Config>) -> Vec<Finding> {
     let Some(config) = config else {
-        return vec![tcp("listener", HTTP_DEFAULT), tcp("admin", ADMIN_DEFAULT)];
+        return vec![tcp("listener", HTTP_DEFAULT, false), tcp("admin", ADMIN_DEFAULT, false)];
     };
     let mut findings = Vec::new();
     for listener in &config.listeners {
         let name = format!("listener {}", listener.name);
         findings.extend(listener.binds.iter().map(|bind| match bind {
-            Bind::Tcp(address) => tcp(&name, *address),
+            Bind::Tcp(address) => tcp(&name, *address, listener.socket.freebind),
             Bind::Unix(path) => unix(&name, path),
         }));
     }
-    findings.extend(config.admin.listen.map(|address| tcp("admin", address)));
+    findings.extend(config.admin.listen.map(|address| tcp("admin", address, false)));
     findings.extend(config.admin.socket.as_deref().map(|path| unix("admin socket", path)));
     findings
 }
 
-fn tcp(name: &str, address: SocketAddr) -> Finding {
+fn tcp(name: &str, address: SocketAddr, freebind: bool) -> Finding {
     let Err(error) = TcpListener::bind(address) else {
         return Finding::ok(name, format!("{address} is free"));
     };
     let (kind, port) = (error.kind(), address.port());
+    if kind == io::ErrorKind::AddrNotAvailable && freebind {
+        return Finding::ok(name, format!("{address} is not here, and is bound all the same (freebind)"));
+    }
     if kind == io::ErrorKind::AddrInUse {
         return taken(name, &address.to_string(), tcp_inode(port), &format!("ss -ltnp 'sport = :{port}'"));
     }
@@ -57,8 +60,15 @@ fn tcp(name: &str, address: SocketAddr) -> Finding {
 
 fn unix(name: &str, path: &Path) -> Finding {
     let shown = path.display();
-    if is_listened_on(path) {
-        return taken(name, &shown.to_string(), unix_inode(path), &format!("ss -lxp src {shown}"));
+    match unix::look(path) {
+        Ok(Standing::Held) => {
+            return taken(name, &shown.to_string(), unix_inode(path), &format!("ss -lxp src {shown}"));
+        }
+        Ok(Standing::Other(what)) => {
+            let mend = "move it away, or write another path".to_owned();
+            return Finding::fail(name, format!("{what} stands at {shown}"), mend);
+        }
+        Ok(Standing::Nothing | Standing::Stale) | Err(_) => {}
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if folder.is_dir() {

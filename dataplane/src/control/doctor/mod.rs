@@ -15,8 +15,6 @@ use std::path::Path;
 
 use proto::config::Config;
 
-pub(super) use process::files_needed;
-
 /// The host as it is looked at.
 pub struct Host<'a> {
     /// Where `proc` and `sys` are found: `/` but in tests.

@@ -2,46 +2,43 @@
 
 use std::path::Path;
 
-use proto::config::Config;
+use dataplane_core::files::{Files, Standing};
+use proto::config::{Config, defaults};
 
 use super::text::{grouped, kernel_version, limit, processors as count_processors, read, status_field};
 use super::{Finding, Host};
 
 const LIMITS: &str = "proc/self/limits";
-/// `limits.connections` where there is no config.
-const CONNECTIONS_DEFAULT: u32 = 100_000;
-/// Descriptors beside those of streams: listeners, rings, timers, logs, the admin API, health probes, idle upstream
-/// connections of a quiet moment.
-const DESCRIPTORS_BESIDE: u64 = 1024;
+const STATUS: &str = "proc/self/status";
 
-/// The open files that a node needs which serves as many clients as its config allows. A stream holds two of them: the
-/// client's and the origin's.
-pub(crate) fn files_needed(connections: u32) -> u64 {
-    u64::from(connections) * 2 + DESCRIPTORS_BESIDE
-}
-
-/// Whether the process may open as many files as its config asks for.
+/// Whether the process may open as many files as its config asks for. The hard limit counts: a process that serves raises
+/// its own to that.
 pub(super) fn open_files(host: &Host<'_>, config: Option<&Config>) -> Finding {
     const NAME: &str = "open files";
     let limits = read(host.root, LIMITS).unwrap_or_default();
-    let Some((soft, hard)) = limit(&limits, "Max open files") else { return Finding::unknown(NAME, LIMITS) };
-    let connections = config.map_or(CONNECTIONS_DEFAULT, |config| config.limits.connections);
-    let wanted = files_needed(connections);
-    if soft >= wanted {
-        return Finding::ok(NAME, format!("{}, {} needed", amount(soft), grouped(wanted)));
+    let Some((_, hard)) = limit(&limits, "Max open files") else { return Finding::unknown(NAME, LIMITS) };
+    let wanted = config.map_or(defaults::CONNECTIONS, |config| config.limits.connections);
+    let workers = config.map_or(0, |config| config.runtime.workers);
+    let workers = if workers == 0 { allowed_processors(host.root).unwrap_or(1) } else { workers };
+    let standing = config.map_or(Standing { workers: workers as u64, addresses: 1, probes: 0 }, |config| {
+        Standing::of(config, workers)
+    });
+    let files = Files::fit(hard, &standing, wanted);
+    let needed = Files::needed(&standing, wanted);
+    if files.connections >= wanted {
+        return Finding::ok(NAME, format!("{}, {} needed", amount(hard), grouped(needed)));
     }
-    let room = soft.saturating_sub(DESCRIPTORS_BESIDE) / 2;
-    let found = format!(
-        "{} are enough for {} streams, limits.connections = {}",
-        amount(soft),
-        grouped(room),
-        grouped(connections.into())
-    );
-    let mut mend = format!("LimitNOFILE={wanted} in the unit");
-    if hard >= wanted {
-        mend = format!("ulimit -n {wanted} in the shell, or {mend}");
-    }
-    Finding::warn(NAME, found, format!("{mend}, or limits.connections = {room}"))
+    let fitted = files.connections;
+    Finding::warn(
+        NAME,
+        format!(
+            "{} are enough for {} clients, limits.connections = {} ({files})",
+            amount(hard),
+            grouped(fitted.into()),
+            grouped(wanted.into())
+        ),
+        format!("LimitNOFILE={needed} in the unit, or limits.connections = {fitted}"),
+    )
 }
 
 /// Before 5.12 the kernel charged the memory of rings to this limit; now only registered buffers.
@@ -69,11 +66,7 @@ pub(super) fn locked_memory(host: &Host<'_>) -> Finding {
 /// One worker for each processor, and no more than the control group pays for.
 pub(super) fn processors(host: &Host<'_>, config: Option<&Config>) -> Finding {
     const NAME: &str = "processors";
-    let path = "proc/self/status";
-    let status = read(host.root, path).unwrap_or_default();
-    let Some(allowed) = status_field(&status, "Cpus_allowed_list").and_then(count_processors) else {
-        return Finding::unknown(NAME, path);
-    };
+    let Some(allowed) = allowed_processors(host.root) else { return Finding::unknown(NAME, STATUS) };
     let configured = config.map_or(0, |config| config.runtime.workers);
     let workers = if configured == 0 { allowed } else { configured };
     if workers > allowed {
@@ -96,6 +89,12 @@ pub(super) fn processors(host: &Host<'_>, config: Option<&Config>) -> Finding {
         }
         None => Finding::ok(NAME, format!("{workers} worker(s), {allowed} processor(s), no quota")),
     }
+}
+
+/// Processors that this process may use.
+fn allowed_processors(root: &Path) -> Option<usize> {
+    let status = read(root, STATUS).unwrap_or_default();
+    status_field(&status, "Cpus_allowed_list").and_then(count_processors)
 }
 
 /// The smallest quota, in processors, of this process's control group and of all above it; none where nothing is set.

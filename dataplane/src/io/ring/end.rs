@@ -11,6 +11,7 @@ use io_uring::squeue::Flags;
 use io_uring::types::CancelBuilder;
 
 use super::super::driver::Driver;
+use super::kernel::Kernel;
 use super::socket::{Receiving, Sending};
 use super::{NOBODY, Ring};
 
@@ -20,7 +21,7 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-impl Ring {
+impl<K: Kernel> Ring<K> {
     /// Ends all operations; false if some have not ended in time.
     fn end(&mut self) -> bool {
         let began = Instant::now();
@@ -40,7 +41,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl<K: Kernel> Drop for Ring<K> {
     fn drop(&mut self) {
         if self.end() {
             // SAFETY: it is not used again, and the kernel has nothing left to do that would fill a buffer.

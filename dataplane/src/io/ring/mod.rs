@@ -16,12 +16,16 @@
 //! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
 
 mod end;
+mod kernel;
 mod limit;
 mod provided;
 mod send;
 mod silence;
 mod socket;
 mod sockets;
+
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +41,7 @@ use super::buf::{Buf, LARGE_SIZE, SMALL_BYTES, SMALL_SIZE, is_short};
 use super::driver::{Driver, Input, Readiness, Received, Sent, Told, Want};
 use super::waker::Waiter;
 use crate::sys::socket::{Peek, peek};
+use kernel::{Completion, Kernel};
 use provided::Provided;
 use socket::{End, Polling, Receiving, Sending, Socket};
 use sockets::Sockets;
@@ -75,23 +80,29 @@ const GETEVENTS: u32 = 1;
 const NOBODY: u64 = u64::MAX;
 
 /// A thread's ring with its sockets.
-pub(super) struct Ring {
-    ring: IoUring,
+pub(super) struct Ring<K: Kernel = IoUring> {
+    kernel: K,
     /// Dropped by `end`, if the kernel is known to be done with them.
     provided: ManuallyDrop<Provided>,
     sockets: Sockets,
-    /// Whether the kernel knows a limit for what one multishot receive brings.
-    is_limiting: bool,
-    /// Whether a send that the kernel tells nothing of has ended well.
-    is_silence_success: bool,
+    offers: Offers,
     /// Sockets whose receive ended for want of buffers: armed anew when there are some.
     starved: Vec<u32>,
     /// What the kernel had no room for, in order.
     unsubmitted: VecDeque<Entry>,
     /// Sends that tell of failures only, since the kernel was last asked to take everything.
-    unhurried: Vec<u32>,
+    silent: Vec<u32>,
     /// What one turn brought, kept between turns for its memory.
-    completed: Vec<(u64, i32, u32)>,
+    completed: Vec<Completion>,
+}
+
+/// What a kernel offers beyond what is needed: tried when a ring is set up.
+#[derive(Clone, Copy, Debug)]
+struct Offers {
+    /// It knows a limit for what one multishot receive brings.
+    is_limiting: bool,
+    /// A send that it tells nothing of has ended well.
+    is_silence_success: bool,
 }
 
 /// Tries whether this process may set up a ring as the workers will. Errors: what the kernel said.
@@ -109,28 +120,34 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        let mut provided = Provided::register(&ring.submitter())?;
+        let mut provided = Provided::register(&mut ring)?;
         // Where these fail, the kernel might still fill a buffer: they are not freed then.
         let is_limiting = limit::is_known(&mut ring, &mut provided)?;
         let is_silence_success = silence::means_success(&mut ring)?;
         tracing::debug!(is_limiting, is_silence_success, "what the kernel offers for a ring was tried");
-        Ok(Self {
-            ring,
+        Ok(Self::on(ring, provided, Offers { is_limiting, is_silence_success }))
+    }
+}
+
+impl<K: Kernel> Ring<K> {
+    /// A ring without sockets on a kernel that was set up for it.
+    fn on(kernel: K, provided: ManuallyDrop<Provided>, offers: Offers) -> Self {
+        Self {
+            kernel,
             provided,
             sockets: Sockets::new(),
-            is_limiting,
-            is_silence_success,
+            offers,
             starved: Vec::new(),
             unsubmitted: VecDeque::new(),
-            unhurried: Vec::new(),
+            silent: Vec::new(),
             completed: Vec::new(),
-        })
+        }
     }
 
     /// As on a kernel where silence does not mean success.
     #[cfg(test)]
     pub(super) fn without_silence(mut self) -> Self {
-        self.is_silence_success = false;
+        self.offers.is_silence_success = false;
         self
     }
 
@@ -152,7 +169,7 @@ impl Ring {
     /// have to be taken first, the next turn goes on.
     fn push_unsubmitted(&mut self) {
         while let Some(entry) = self.unsubmitted.pop_front() {
-            let is_pushed = self.try_push(&entry) || (self.ring.submit().is_ok() && self.try_push(&entry));
+            let is_pushed = self.try_push(&entry) || (self.kernel.submit().is_ok() && self.try_push(&entry));
             if !is_pushed {
                 self.unsubmitted.push_front(entry);
                 return;
@@ -163,7 +180,7 @@ impl Ring {
     /// False when the queue is full.
     fn try_push(&mut self, entry: &Entry) -> bool {
         // SAFETY: what an entry points to is kept in its socket until the completion comes.
-        unsafe { self.ring.submission().push(entry) }.is_ok()
+        unsafe { self.kernel.push(entry) }
     }
 
     fn fd(&self, key: u32) -> Fd {
@@ -176,7 +193,7 @@ impl Ring {
         let (receiving, entry) = match want {
             Want::Any => {
                 let entry = opcode::RecvMulti::new(fd, provided::GROUP).build();
-                let most = if self.is_limiting { MULTISHOT_BYTES as u32 } else { 0 };
+                let most = if self.offers.is_limiting { MULTISHOT_BYTES as u32 } else { 0 };
                 (Receiving::Multishot, limit::limited(entry, most))
             }
             Want::Bulk => {
@@ -303,7 +320,7 @@ impl Ring {
     }
 }
 
-impl Driver for Ring {
+impl<K: Kernel> Driver for Ring<K> {
     fn adopt(&mut self, fd: OwnedFd) -> io::Result<u32> {
         Ok(self.sockets.insert(fd))
     }
@@ -388,7 +405,7 @@ impl Driver for Ring {
                 sent.consume(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready((result, sent));
             }
-            under_way @ (Sending::Submitted(_) | Sending::Forgotten { .. }) => {
+            under_way @ (Sending::Submitted(_) | Sending::Silent(_) | Sending::Forgotten { .. }) => {
                 socket.sending = under_way;
                 socket.writer.wait(context);
                 return Poll::Pending;
@@ -417,7 +434,8 @@ impl Driver for Ring {
     fn forget_send(&mut self, key: u32) {
         let socket = self.sockets.at(key);
         socket.sending = match std::mem::replace(&mut socket.sending, Sending::Off) {
-            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent },
+            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent, is_silent: false },
+            Sending::Silent(lent) => Sending::Forgotten { _lent: lent, is_silent: true },
             Sending::Done(..) => Sending::Off,
             other @ (Sending::Off | Sending::Forgotten { .. }) => other,
         };
@@ -481,7 +499,7 @@ impl Driver for Ring {
     fn inbox_bytes_most(&self) -> usize {
         // Those that were there when the receive was told to end, and what it still brought: in full buffers, or where they
         // are not full, no two next to each other that one would have held. One more was put back.
-        let behind = if self.is_limiting { 2 * MULTISHOT_BYTES / SMALL_BYTES } else { AT_ONE_GO };
+        let behind = if self.offers.is_limiting { 2 * MULTISHOT_BYTES / SMALL_BYTES } else { AT_ONE_GO };
         LARGE_SIZE + (INBOX_MOST + behind) * SMALL_SIZE
     }
 
@@ -493,7 +511,7 @@ impl Driver for Ring {
         self.feed_starved();
         self.push_unsubmitted();
         self.provided.publish();
-        let submitted = if wait { self.ring.submit_and_wait(1) } else { self.collect() };
+        let submitted = if wait { self.kernel.submit_and_wait() } else { self.kernel.collect() };
         match submitted {
             Ok(_) => {}
             // Interrupted; or completions have to be taken before the kernel takes more.
@@ -501,36 +519,21 @@ impl Driver for Ring {
             Err(error) => return Err(error),
         }
         self.completed.clear();
-        let entries = self.ring.completion();
-        self.completed.extend(entries.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
-        if self.knows_all() {
-            self.end_unhurried();
-        }
+        self.kernel.take_completions(&mut self.completed);
+        // Asked before anything new is prepared.
+        let knows_all = self.knows_all();
         for index in 0..self.completed.len() {
             let (user_data, result, flags) = self.completed[index];
             self.complete(user_data, result, flags);
+        }
+        if knows_all {
+            self.end_silent();
         }
         Ok(())
     }
 }
 
-impl Ring {
-    /// Submits without waiting, and lets the kernel complete what it has put off.
-    fn collect(&mut self) -> io::Result<usize> {
-        let prepared = self.ring.submission().len() as u32;
-        // SAFETY: no argument is passed, and the count is the queue's own.
-        unsafe { self.ring.submitter().enter::<()>(prepared, 0, GETEVENTS, None) }
-    }
-}
-
 impl Socket {
-    fn sent(&mut self, result: i32) {
-        if let Sending::Submitted(buf) = std::mem::replace(&mut self.sending, Sending::Off) {
-            self.sending = Sending::Done(result, buf);
-        }
-        self.writer.wake();
-    }
-
     fn end(&mut self, end: End) {
         self.ended.get_or_insert(end);
     }
@@ -539,7 +542,7 @@ impl Socket {
     fn operations(&self) -> impl Iterator<Item = u64> + use<> {
         [
             (RECEIVE, !matches!(self.receiving, Receiving::Off)),
-            (SEND, matches!(self.sending, Sending::Submitted(_) | Sending::Forgotten { .. })),
+            (SEND, !matches!(self.sending, Sending::Off | Sending::Done(..))),
             (READABLE, self.readable == Polling::Submitted),
             (WRITABLE, self.writable == Polling::Submitted),
             (HANGUP, self.hangup == Polling::Submitted),

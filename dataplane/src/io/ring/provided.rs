@@ -9,17 +9,17 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use super::super::buf::{Buf, Memory, SMALL_BYTES, lend_small};
+use super::kernel::Kernel;
 
 /// The group that receives name.
 pub(super) const GROUP: u16 = 0;
 /// Places in the ring, a power of two: all that one turn of the busiest worker can need.
 pub(super) const PLACES: u16 = 4096;
 /// Buffers lent at first. More are lent when these turn out to be too few: a smaller set stays in the processor's cache.
-const LENT_AT_FIRST: u16 = 256;
+pub(super) const LENT_AT_FIRST: u16 = 256;
 
 /// The ring of provided buffers (io_uring_register_buf_ring(3)). It may be dropped when the kernel has ended every
 /// operation that could fill one of them, and not before: whoever owns it sees to that.
@@ -33,14 +33,14 @@ pub(super) struct Provided {
 
 impl Provided {
     /// Registers the group. Errors: what the kernel said.
-    pub(super) fn register(submitter: &Submitter<'_>) -> io::Result<ManuallyDrop<Self>> {
+    pub(super) fn register<K: Kernel>(kernel: &mut K) -> io::Result<ManuallyDrop<Self>> {
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc_zeroed(layout()) };
         let Some(places) = NonNull::new(memory.cast::<BufRingEntry>()) else { handle_alloc_error(layout()) };
         let mut provided = Self { places, tail: 0, lent: Vec::new() };
         // SAFETY: the memory is as long as is said and page-aligned, and is not freed before the kernel is done with it.
-        unsafe { submitter.register_buf_ring_with_flags(places.as_ptr() as u64, PLACES, GROUP, 0)? };
-        provided.lend(LENT_AT_FIRST);
+        unsafe { kernel.register_buffers(places.as_ptr() as u64, PLACES, GROUP)? };
+        provided.lend(K::LENT_AT_FIRST);
         provided.publish();
         Ok(ManuallyDrop::new(provided))
     }

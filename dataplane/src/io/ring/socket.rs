@@ -33,10 +33,13 @@ pub(super) enum Receiving {
 pub(super) enum Sending {
     /// None.
     Off,
-    /// The kernel has the buffer.
+    /// The kernel has the buffer, and will tell how it ended.
     Submitted(Buf),
+    /// The kernel has the buffer, and will tell of a failure only. It becomes another variant with the first completion,
+    /// or in the first turn that knows all: so none that is still silent then can have failed.
+    Silent(Buf),
     /// The kernel has the buffer, but nobody waits for it any more.
-    Forgotten { _lent: Buf },
+    Forgotten { _lent: Buf, is_silent: bool },
     /// Done, and not yet asked for.
     Done(i32, Buf),
 }
@@ -75,8 +78,6 @@ pub(super) struct Socket {
     pub(super) writable: Polling,
     pub(super) hangup: Polling,
     pub(super) sending: Sending,
-    /// The send under way tells of a failure only.
-    pub(super) is_unhurried: bool,
     pub(super) reader: Waiter,
     pub(super) writer: Waiter,
     pub(super) mourner: Waiter,
@@ -97,7 +98,6 @@ impl Default for Socket {
             writable: Polling::Off,
             hangup: Polling::Off,
             sending: Sending::Off,
-            is_unhurried: false,
             reader: Waiter::NOBODY,
             writer: Waiter::NOBODY,
             mourner: Waiter::NOBODY,

@@ -2,19 +2,23 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::task::Poll;
 
 use dataplane_core::error::FaultKind;
+use dataplane_core::expect::{Continue, ORIGIN_SILENCE_MAX};
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadErrorKind, HeadScan, ResponseEdits, ResponseHead, ResponseLength,
-    SendLength, Sending, encode_response, parse_response, response_framing,
+    Asked, BodyDecoder, CONTINUE, Client, HeadScan, ResponseEdits, ResponseHead, ResponseLength, SendLength,
+    Sending, encode_response, parse_response, response_framing,
 };
+use dataplane_core::half_close::Answer;
 use dataplane_core::request::Version;
 use dataplane_core::retry::Phase;
 
 use super::super::exchange::{Exchange, Failed, Reached, count, phase_after_send};
 use super::Connection;
 use super::request::{PSEUDONYM, put_head};
-use crate::io::{Buf, Side, Timer, Told};
+use crate::io::{Buf, Received, Side, Stream, Timer, Told, sleep};
 use crate::relay::Transit;
 
 /// A response that was passed on to its end.
@@ -22,6 +26,8 @@ use crate::relay::Transit;
 pub(super) struct Answered {
     /// The upstream connection can serve another exchange.
     pub(super) keep_upstream: bool,
+    /// For how long it may wait for that.
+    pub(super) idle_ms_max: u32,
     /// The client's connection can.
     pub(super) keep_client: bool,
     /// Both ends have left HTTP behind.
@@ -35,16 +41,24 @@ struct Opening {
     /// Nothing follows what is in the buffer.
     is_whole: bool,
     status: u16,
+    answer: Answer,
 }
 
 /// What the bytes received so far are.
 enum Opened {
     /// The beginning of a head.
     Partial,
-    /// An interim response, in the buffer it is sent from; none if the client knows no such thing.
-    Interim(Option<Buf>),
+    /// An interim response.
+    Interim(Interim),
     /// The response: its new head and the first of its body are in the buffer.
     Final(Opening),
+}
+
+struct Interim {
+    /// In the buffer it is sent from; none if the client knows no such thing, or has had it.
+    sent: Option<Buf>,
+    /// Its head said no more than it may.
+    is_plain: bool,
 }
 
 /// Passes on the answer of `reached`, up to its last part, which is for [`send_last`]: the endpoint has done its work then,
@@ -58,6 +72,7 @@ pub(super) async fn answer(
 ) -> Result<(Answered, Buf), Failed> {
     let (mut opening, mut buf) = head(client, exchange, reached, asked, wants).await?;
     exchange.tally.status.set(Some(opening.status));
+    exchange.answer.set(opening.answer);
     exchange.stamp_first_chunk();
     let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
     let idle = exchange.route().idle;
@@ -112,11 +127,22 @@ async fn head(
     }
     let mut partial: Option<Buf> = None;
     let mut scan = HeadScan::default();
+    let mut is_plain = true;
     loop {
         let is_nothing_received = partial.is_none();
         let received = match partial.take() {
+            // Boxed where it is rare, so that the usual exchange stays small.
+            None if exchange.is_permission_due() => {
+                match Box::pin(recv_or_give_permission(client, exchange, upstream)).await {
+                    Ok(received) => received,
+                    Err(kind) => return Err(Failed { kind, phase: Phase::ResponseStarted }),
+                }
+            }
             None => upstream.recv().await,
-            Some(partial) => upstream.recv_behind(partial.with_room()).await,
+            Some(partial) => {
+                let mut head = partial.with_room();
+                upstream.recv_behind(&mut head).await.map(|has_more| has_more.then_some(head))
+            }
         };
         let mut buf = match received {
             Ok(Some(buf)) => buf,
@@ -134,7 +160,8 @@ async fn head(
                 }
                 Opened::Interim(interim) => {
                     scan = HeadScan::default();
-                    if let Some(interim) = interim {
+                    is_plain &= interim.is_plain;
+                    if let Some(interim) = interim.sent {
                         let started = |kind| Failed { kind, phase: Phase::ResponseStarted };
                         send_all(client, exchange, interim, Told::AtOnce).await.map_err(started)?;
                     }
@@ -145,13 +172,44 @@ async fn head(
                         break;
                     }
                 }
-                Opened::Final(opening) => {
+                Opened::Final(mut opening) => {
+                    opening.answered.keep_upstream &= is_plain;
                     exchange.settle();
                     return Ok((opening, buf));
                 }
             }
         }
     }
+}
+
+/// Receives from an endpoint whose client waits for permission to send its body. If nothing comes for a while and the client
+/// still waits, it gets ours: an origin that does not know of the expectation never gives one (RFC 9110, section 10.1.1).
+///
+/// # Errors
+/// The client is gone, or does not read.
+async fn recv_or_give_permission(
+    client: &Connection,
+    exchange: &Exchange,
+    upstream: &Stream,
+) -> Result<Received, FaultKind> {
+    {
+        let mut receiving = pin!(upstream.recv());
+        let mut silence = pin!(sleep(ORIGIN_SILENCE_MAX));
+        let received = std::future::poll_fn(|context| match receiving.as_mut().poll(context) {
+            Poll::Ready(received) => Poll::Ready(Some(received)),
+            Poll::Pending => silence.as_mut().poll(context).map(|()| None),
+        });
+        if let Some(received) = received.await {
+            return Ok(received);
+        }
+    }
+    if exchange.is_permission_due() {
+        let mut permission = Buf::small();
+        permission.append(CONTINUE);
+        exchange.permission.set(Continue::Told);
+        send_all(client, exchange, permission, Told::AtOnce).await?;
+    }
+    Ok(upstream.recv().await)
 }
 
 /// Reads the head that `buf` begins with, and puts the new one in its place.
@@ -170,17 +228,20 @@ fn open(
     let head = match parse_response(buf.bytes(), scan, &mut fields, asked, &exchange.view.head_limits) {
         Ok(Some(head)) => head,
         Ok(None) => return Ok(Opened::Partial),
-        Err(error) => {
-            tracing::debug!(error = error.kind.as_str(), "the endpoint's response head is refused");
-            let is_too_large =
-                matches!(error.kind, HeadErrorKind::HeadTooLarge | HeadErrorKind::TooManyFields);
-            let kind =
-                if is_too_large { FaultKind::UpstreamHeadTooLarge } else { FaultKind::UpstreamMalformed };
-            return Err(malformed(kind));
-        }
+        Err(error) => return Err(malformed(exchange.explain(error))),
     };
+    if let Some(superfluous) = head.superfluous {
+        let (status, superfluous) = (head.status, superfluous.as_str());
+        tracing::debug!(
+            status,
+            superfluous,
+            "the endpoint's response is passed on without superfluous fields"
+        );
+    }
     // RFC 9110, section 10.1.1: a refusal that comes before the end of the request says that the rest is not read.
-    wants.keep_alive &= exchange.is_asked.get() || head.status < 300;
+    // So does any final answer to a client that still waits for permission to send it.
+    let is_declined = exchange.is_permission_due() && !head.is_interim();
+    wants.keep_alive &= exchange.is_asked.get() || (head.status < 300 && !is_declined);
     let sending = response_framing(&wants, &head);
     let edits = ResponseEdits {
         client_version: wants.version,
@@ -195,23 +256,31 @@ fn open(
     let old_bytes = head.bytes;
     if head.is_interim() {
         // RFC 9110, section 15.2: a client of HTTP/1.0 must not be sent any.
-        let interim = (wants.version != Version::Http10).then(|| {
+        let permission = exchange.permission.get();
+        let is_passed = wants.version != Version::Http10 && permission.passes(head.status);
+        if head.status == 100 && is_passed {
+            exchange.permission.set(permission.told());
+        }
+        let sent = is_passed.then(|| {
             let mut interim = Buf::small();
             put_head(&scratch[..bytes], &mut interim);
             interim
         });
+        let is_plain = head.superfluous.is_none();
         buf.consume(old_bytes);
-        return Ok(Opened::Interim(interim));
+        return Ok(Opened::Interim(Interim { sent, is_plain }));
     }
     let mut opening = Opening {
         transit: transit(&head, sending),
         answered: Answered {
             keep_upstream: head.keep_alive && head.length != ResponseLength::UntilClose,
+            idle_ms_max: head.idle_ms_max,
             keep_client: sending.keep_alive,
             is_switched: head.status == 101,
         },
         is_whole: false,
         status: head.status,
+        answer: if head.is_event_stream() { Answer::EventStream } else { Answer::Begun },
     };
     buf.consume(old_bytes);
     if opening.answered.is_switched {
@@ -239,10 +308,7 @@ fn transit(head: &ResponseHead<'_>, sending: Sending) -> Transit {
 
 /// Turns what was received of the body into what is sent of it; returns how much of it is body, not framing.
 fn pass(exchange: &Exchange, opening: &mut Opening, buf: &mut Buf) -> Result<u64, FaultKind> {
-    let passed = opening.transit.pass(buf).map_err(|error| {
-        tracing::debug!(error = error.as_str(), "the endpoint's response body is refused");
-        FaultKind::UpstreamMalformed
-    })?;
+    let passed = opening.transit.pass(buf).map_err(|error| exchange.explain(error.of_response()))?;
     count(&exchange.tally.bytes_out, passed.payload);
     count(&exchange.tally.chunks, u64::from(passed.payload > 0));
     opening.is_whole = passed.done;

@@ -13,8 +13,9 @@ use super::answer::{Answered, answer, end_kind, send_last};
 use super::reply::{self, Reply};
 use super::request::Admitted;
 use super::upload::{Uploaded, upload};
+use super::watch::{Sending, Watch};
 use super::{Connection, Ended};
-use crate::io::{Buf, Input, Side, Timer};
+use crate::io::{Buf, Side, Timer};
 use crate::relay::tunnel::tunnel;
 
 /// Carries a request to its end. The client is watched meanwhile, and may leave at any time.
@@ -31,6 +32,7 @@ pub(super) async fn carry(client: &Connection, admitted: Admitted) -> Ended {
         is_uploading: Cell::new(upload.is_some()),
         is_tunnel: Cell::new(false),
         behind: Cell::new(None),
+        watch: Watch::default(),
     };
     let carried = {
         let mut work = pin!(carriage.run(first, request, upload, &mut rest));
@@ -87,21 +89,16 @@ struct Carriage<'a> {
     is_tunnel: Cell<bool>,
     /// Bytes that came behind a streamed request body.
     behind: Cell<Option<Buf>>,
+    watch: Watch,
 }
 
 impl Carriage<'_> {
     /// Looks whether the client has left.
-    fn poll_gone(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.is_uploading.get() || self.is_tunnel.get() || self.client.is_last.get() {
             return Poll::Pending;
         }
-        let client = &self.client.stream;
-        match client.poll_input(context) {
-            Poll::Ready(Input::Ended) => Poll::Ready(()),
-            // Its next request is here already: what comes behind that is the hangup.
-            Poll::Ready(Input::Bytes) => client.poll_hangup(context),
-            Poll::Pending => Poll::Pending,
-        }
+        self.watch.poll_left(self.client, self.exchange, Sending::Behind, context)
     }
 
     /// Tries endpoints until one has answered to the end.
@@ -155,7 +152,10 @@ impl Carriage<'_> {
             let mut fault = None;
             // The upload first: an answer that fails can be followed by another try only if all of the body has gone up,
             // which may have become true in this very turn.
-            if !is_up_ended && let Poll::Ready(uploaded) = up.as_mut().poll(context) {
+            if exchange.is_body_declined() {
+                // Whatever the client sends now is not for this endpoint.
+                client.deadlines.disarm(Side::ClientRead);
+            } else if !is_up_ended && let Poll::Ready(uploaded) = up.as_mut().poll(context) {
                 is_up_ended = true;
                 fault = self.end_upload(uploaded, reached).err();
             }
@@ -165,8 +165,9 @@ impl Carriage<'_> {
             if let Some(fault) = fault {
                 return Poll::Ready(Err(fault));
             }
-            // While the endpoint takes no more, nobody reads what the client does.
-            if self.is_uploading.get() && client.stream.poll_hangup(context).is_ready() {
+            if self.is_uploading.get()
+                && self.watch.poll_left(client, exchange, Sending::Body, context).is_ready()
+            {
                 return Poll::Ready(Err(end_kind(client, FaultKind::ClientGone)));
             }
             Poll::Pending
@@ -208,7 +209,7 @@ impl Carriage<'_> {
     fn settle(&self, Reached { stream, endpoint, .. }: Reached, answered: Answered) {
         self.client.deadlines.aim(Side::Exchange, -1);
         if answered.keep_upstream {
-            self.exchange.route().cluster.keep_idle(&endpoint, stream);
+            self.exchange.route().cluster.keep_idle(&endpoint, stream, answered.idle_ms_max);
         }
     }
 
@@ -255,15 +256,16 @@ fn log(exchange: &Exchange, fault: FaultKind) {
     let blame = fault.blame().as_str();
     let route = exchange.route().entry.config.name.as_str();
     let request_id = exchange.id.as_str();
+    let detail = exchange.detail(fault);
     match fault.log_level() {
         LogLevel::Trace | LogLevel::Debug => {
-            tracing::debug!(kind, blame, route, request_id, "exchange failed")
+            tracing::debug!(kind, detail, blame, route, request_id, "exchange failed")
         }
         level if exchange.context.may_log() => match level {
-            LogLevel::Error => tracing::error!(kind, blame, route, request_id, "exchange failed"),
-            LogLevel::Warn => tracing::warn!(kind, blame, route, request_id, "exchange failed"),
+            LogLevel::Error => tracing::error!(kind, detail, blame, route, request_id, "exchange failed"),
+            LogLevel::Warn => tracing::warn!(kind, detail, blame, route, request_id, "exchange failed"),
             LogLevel::Info | LogLevel::Debug | LogLevel::Trace => {
-                tracing::info!(kind, blame, route, request_id, "exchange failed");
+                tracing::info!(kind, detail, blame, route, request_id, "exchange failed");
             }
         },
         LogLevel::Error | LogLevel::Warn | LogLevel::Info => {}

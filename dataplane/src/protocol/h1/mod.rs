@@ -15,16 +15,19 @@ mod carry;
 mod reply;
 mod request;
 mod upload;
+mod watch;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Detail, FaultKind};
 use dataplane_core::h1::HeadScan;
 
+use super::access::{self, Entry, Notes};
 use super::context::{Context, View};
+use super::exchange::{Tally, count_end};
 use super::ingress::{Ingress, Place};
 use super::peer::Peer;
 use super::warm::Warm;
@@ -70,21 +73,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes an accepted socket over; none when the node is full, and then the client was told so.
+    /// Takes over an accepted socket that was let in; none if it cannot be watched, and then its place is given back.
     pub(crate) fn open(
         socket: OwnedFd,
         peer: Option<SocketAddr>,
         ingress: &Rc<Ingress>,
         context: &Rc<Context>,
     ) -> Option<Self> {
-        if !context.admission().try_connection() {
-            ingress.stats().refused.increment();
-            context.stats().refused.increment();
-            reply::refuse_connection(&socket, context);
-            return None;
-        }
         let connection = Stream::adopt(socket).ok().map(|stream| Self {
-            place: ingress.enter(stream.as_raw_fd()),
+            place: ingress.enter(stream.as_raw_fd(), now()),
             stream,
             peer: peer.map(Peer::from),
             ingress: Rc::clone(ingress),
@@ -216,44 +213,60 @@ fn next(client: &Connection) -> impl Future<Output = Input> {
     })
 }
 
-/// Receives until a whole head is there, which may begin with `input`; none when the client closed or took too long.
-async fn receive(client: &Connection, mut input: Option<Buf>) -> Option<Reading> {
+/// Receives until a whole head is there, which may begin with `input`; none when the client closed without a word.
+async fn receive(client: &Connection, input: Option<Buf>) -> Option<Reading> {
     let mut scan = HeadScan::default();
-    let mut is_timed = false;
+    let mut began = None;
+    let mut input = match input {
+        Some(input) => input,
+        None => client.stream.recv().await.ok()??,
+    };
     loop {
-        let received = match input {
-            None => client.stream.recv().await,
-            Some(partial) => match request::read(client, partial, &mut scan) {
-                Reading::Partial(partial) => {
-                    if !is_timed {
-                        let timeout = client.context.view()?.request_head_timeout;
-                        client.arm(Side::ClientRead, Timer::RequestHead, timeout);
-                        is_timed = true;
-                    }
-                    client.stream.recv_behind(partial.with_room()).await
-                }
-                reading @ (Reading::Admitted(_) | Reading::Refused(_)) => return Some(reading),
-            },
+        let partial = match request::read(client, input, &mut scan) {
+            Reading::Partial(partial) => partial,
+            reading @ (Reading::Admitted(_) | Reading::Refused(_)) => return Some(reading),
         };
-        let Ok(Some(received)) = received else {
-            let is_late = client.deadlines.fired() == Some(Timer::RequestHead);
-            let id = || client.context.request_id();
-            return is_late.then(|| Reading::Refused(Refusal::unread(FaultKind::RequestHeadTimeout, id())));
-        };
-        input = Some(received);
+        let began = *began.get_or_insert_with(|| {
+            let timeout = client.context.view().map_or(Ticks::of_millis(1), |view| view.request_head_timeout);
+            client.arm(Side::ClientRead, Timer::RequestHead, timeout);
+            client.context.stamp()
+        });
+        input = partial.with_room();
+        if !matches!(client.stream.recv_behind(&mut input).await, Ok(true)) {
+            return unfinished(client, input.bytes(), began).map(Reading::Refused);
+        }
     }
+}
+
+/// What becomes of a head that came no further than this; none: there is nothing to tell of.
+fn unfinished(client: &Connection, head: &[u8], began: u64) -> Option<Refusal> {
+    let is_late = client.deadlines.fired() == Some(Timer::RequestHead);
+    // Empty lines are no request yet: some clients send one behind the last one (RFC 9112, section 2.2).
+    if !is_late && head.trim_ascii().is_empty() {
+        return None;
+    }
+    let kind = match (is_late, client.is_last.get()) {
+        (true, _) => FaultKind::RequestHeadTimeout,
+        (false, true) => FaultKind::KeepAliveTimeout,
+        (false, false) => FaultKind::ClientGone,
+    };
+    let mut refusal = Refusal::unread(kind, client.context.request_id(), began);
+    if !is_late {
+        refusal.detail = Some(Detail::Rule("in the middle of the request's head"));
+    }
+    if let Some(view) = client.view() {
+        refusal.note(&view, || Notes::of_bytes(client.peer(), head));
+    }
+    Some(refusal)
 }
 
 /// Answers a request that is carried nowhere.
 async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
-    client.ingress.stats().count_request(refusal.kind.status());
-    client.ingress.stats().count_fault(refusal.kind);
-    tracing::debug!(
-        kind = refusal.kind.as_str(),
-        detail = refusal.detail,
-        client = client.peer().map(tracing::field::display),
-        "request refused"
-    );
+    tell_of(&client.context, &client.ingress, client.view(), &refusal);
+    if refusal.kind.status().is_none() {
+        // The client does not listen.
+        return Ended::Closed;
+    }
     if reply::send(client, &Reply::from(&refusal)).await {
         return match refusal.unwanted {
             None => Ended::Open(refusal.rest),
@@ -262,6 +275,52 @@ async fn refuse(client: &Connection, refusal: Refusal) -> Ended {
     }
     reply::linger(client).await;
     Ended::Closed
+}
+
+/// Turns an accepted client away that is not let in: there are as many connections as there may be, or no files for more.
+pub(crate) fn turn_away(
+    socket: &OwnedFd,
+    peer: Option<SocketAddr>,
+    kind: FaultKind,
+    ingress: &Ingress,
+    context: &Context,
+) {
+    ingress.stats().refused.increment();
+    context.stats().refused.increment();
+    let mut refusal = Refusal::unread(kind, context.request_id(), context.stamp());
+    let is_out_of_files = kind == FaultKind::OutOfFiles;
+    let limit = if is_out_of_files { "the limit of open files" } else { "limits.connections" };
+    refusal.detail = Some(Detail::Node(limit));
+    let view = context.view();
+    if let Some(view) = &view {
+        refusal.note(view, || Notes::of_client(peer));
+    }
+    reply::refuse_connection(socket, kind, refusal.id.clone());
+    tell_of(context, ingress, view, &refusal);
+}
+
+/// Counts a request that is carried nowhere, and tells the logs of it.
+fn tell_of(context: &Context, ingress: &Ingress, view: Option<Rc<View>>, refusal: &Refusal) {
+    let &Refusal { kind, ref id, detail, ref route, ref notes, began, .. } = refusal;
+    let (status, detail) = (Some(kind.log_status()), detail.map(Detail::as_str));
+    let route = route.as_ref().map(|(view, route)| &view.routes[*route]);
+    count_end(context, ingress, route.map(|route| route.stats.as_ref()), status, Some(kind));
+    let Some(notes) = notes.as_deref() else { return };
+    tracing::debug!(
+        kind = kind.as_str(),
+        detail,
+        request_id = id.as_str(),
+        client = notes.client.map(tracing::field::display),
+        host = notes.host.as_deref(),
+        path = notes.path.as_deref(),
+        "request refused"
+    );
+    if let Some(log) = view.as_ref().and_then(|view| view.live.access.as_deref()) {
+        let tally = Tally { began: Cell::new(began), ..Tally::default() };
+        let (listener, route) = (ingress.name(), route.map(|route| &route.entry));
+        let (tally, fault) = (&tally, Some(kind));
+        access::write(log, context, &Entry { id, listener, notes, tally, route, status, fault, detail });
+    }
 }
 
 #[cfg(test)]

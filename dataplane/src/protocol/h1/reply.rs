@@ -1,12 +1,10 @@
 //! What the proxy itself says to a client: errors in JSON, and a decent end of the connection.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Detail, FaultKind};
 use dataplane_core::h1::{BodyDecoder, ErrorBody, encode_error};
 
-use super::super::context::Context;
 use super::super::ident::RequestId;
 use super::request::Refusal;
 use super::{Connection, Ended};
@@ -33,7 +31,7 @@ pub(super) struct Reply {
 impl From<&Refusal> for Reply {
     fn from(refusal: &Refusal) -> Self {
         let &Refusal { kind, ref id, keep_alive, head_only, detail, .. } = refusal;
-        Self { kind, id: id.clone(), keep_alive, head_only, detail }
+        Self { kind, id: id.clone(), keep_alive, head_only, detail: detail.and_then(Detail::for_client) }
     }
 }
 
@@ -74,30 +72,21 @@ pub(super) async fn discard(client: &Connection, mut body: BodyDecoder) -> Ended
     }
 }
 
-/// Tells a client that the node is full, without waiting, and closes.
-pub(super) fn refuse_connection(socket: &OwnedFd, context: &Context) {
-    let id = context.request_id();
-    let kind = FaultKind::Overloaded;
+/// Tells a client that the node is full, without waiting, and ends our side of the connection.
+pub(super) fn refuse_connection(socket: &OwnedFd, kind: FaultKind, id: RequestId) {
     let Some(buf) = encode(&Reply { kind, id, keep_alive: false, head_only: false, detail: None }) else {
         return;
     };
     // Best effort: the few bytes fit into an empty send queue, and nobody waits for a client that is turned away.
-    if let Ok(copy) = socket.try_clone() {
-        let mut stream = std::net::TcpStream::from(copy);
-        let _ = stream.write_all(buf.bytes());
-    }
+    let _ = rustix::net::send(socket, buf.bytes(), rustix::net::SendFlags::NOSIGNAL);
     crate::sys::socket::shutdown(socket, rustix::net::Shutdown::Write);
     crate::sys::socket::discard(socket, REFUSED_BYTES_MAX);
 }
 
 fn encode(reply: &Reply) -> Option<Buf> {
     let status = reply.kind.status()?;
-    let message = match reply.detail {
-        Some(detail) => &format!("{} ({detail})", reply.kind.message()),
-        None => reply.kind.message(),
-    };
     let body = ErrorBody {
-        message,
+        message: &reply.kind.explain(reply.detail),
         kind: reply.kind.error_type(),
         code: reply.kind.as_str(),
         request_id: reply.id.as_str(),

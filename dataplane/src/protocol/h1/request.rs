@@ -2,21 +2,24 @@
 //!
 //! All in one call without a wait, so that the parsed head can borrow the buffer and the worker's field index.
 
-use std::cell::RefCell;
+use std::rc::Rc;
 
 use dataplane_core::balance::Tried;
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Detail, FaultKind};
+use dataplane_core::expect::Continue;
 use dataplane_core::h1::{
-    Asked, BodyDecoder, Client, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
-    encode_request, parse_request,
+    Asked, BodyDecoder, Client, HeadErrorKind, HeadScan, HostChoice, RequestEdits, RequestError, RequestHead,
+    Scan, encode_request, parse_request,
 };
+use dataplane_core::half_close::WhenInputEnds;
 use dataplane_core::limit::RequestPermit;
 use dataplane_core::request::{BodyLength, Method};
 use dataplane_core::route::RequestView;
 use proto::config::HostHeader;
 
+use super::super::access::Notes;
 use super::super::context::View;
-use super::super::exchange::{Exchange, Notes, Try, count};
+use super::super::exchange::{Exchange, Try, count};
 use super::super::ident::RequestId;
 use super::Connection;
 use crate::io::Buf;
@@ -59,8 +62,14 @@ pub(super) struct Refusal {
     /// Whether the connection can go on: its bytes are understood up to here, and little is still to come of a body.
     pub(super) keep_alive: bool,
     pub(super) head_only: bool,
-    /// Which rule of framing was broken, if one was.
-    pub(super) detail: Option<&'static str>,
+    /// What is known beyond the kind.
+    pub(super) detail: Option<Detail>,
+    /// The route that it had come to.
+    pub(super) route: Option<(Rc<View>, usize)>,
+    /// What can be told of it; only where a log is going to.
+    pub(super) notes: Option<Box<Notes>>,
+    /// When its head was complete, or when a head began that was never complete: a stamp of the worker's fine clock.
+    pub(super) began: u64,
     /// What is still to come of the request's body, if the connection can go on behind it.
     pub(super) unwanted: Option<Box<BodyDecoder>>,
     /// What came behind the request.
@@ -78,47 +87,80 @@ struct Decision {
     head_bytes: usize,
     /// Length of the new one, in the worker's scratch memory.
     encoded_bytes: usize,
-    body: BodyLength,
+    /// Stands behind the body bytes that came with the head.
+    decoder: BodyDecoder,
+    /// What those bytes are.
+    body: Scan,
+    permission: Continue,
+    when_input_ends: WhenInputEnds,
     first: Try,
     notes: Option<Box<Notes>>,
+}
+
+/// Why a request whose head was read goes no further.
+struct Declined {
+    kind: FaultKind,
+    detail: Option<Detail>,
+    /// How far it had come.
+    route: Option<usize>,
+}
+
+impl Declined {
+    fn at(route: usize, kind: FaultKind) -> Self {
+        Self { kind, detail: None, route: Some(route) }
+    }
+
+    fn because(mut self, detail: Detail) -> Self {
+        self.detail = Some(detail);
+        self
+    }
 }
 
 /// Reads the request that `input` begins with; `scan` remembers how far an unfinished head has been looked at.
 pub(super) fn read(client: &Connection, input: Buf, scan: &mut HeadScan) -> Reading {
     let context = &client.context;
-    let Some(view) = client.view() else {
-        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, context.request_id()));
-    };
     let began = context.stamp();
+    let Some(view) = client.view() else {
+        return Reading::Refused(Refusal::unread(FaultKind::Overloaded, context.request_id(), began));
+    };
     let decided = {
         let mut fields = context.fields.borrow_mut();
         match parse_request(input.bytes(), scan, &mut fields, &view.head_limits) {
-            Ok(Some(head)) => {
-                decide(client, &view, &head).map_err(|kind| Refusal::of(client, kind, &head, input.bytes()))
-            }
+            Ok(Some(head)) => decide(client, &view, &head, input.bytes()).map_err(|declined| {
+                let (mut refusal, bytes) = Refusal::of(client, &declined, &head, input.bytes(), began);
+                refusal.route = declined.route.map(|route| (Rc::clone(&view), route));
+                refusal.note(&view, || Notes::of_head(client.peer(), &head));
+                (refusal, bytes)
+            }),
             Ok(None) => return Reading::Partial(input),
-            Err(error) => Err((Refusal::malformed(&error, context.request_id()), 0)),
+            Err(error) => {
+                let mut refusal = Refusal::malformed(&error, context.request_id(), began);
+                refusal.note(&view, || Notes::of_bytes(client.peer(), input.bytes()));
+                Err((refusal, 0))
+            }
         }
     };
     let decision = match decided {
         Ok(decision) => decision,
         Err((refusal, bytes)) => return Reading::Refused(refusal.behind(input, bytes)),
     };
-    match rewrite(
+    Reading::Admitted(rewrite(
         client,
         decision,
         |id, method, route| {
             Box::new(Exchange::begin(context, view, &client.ingress, route, (id, method, began)))
         },
         input,
-    ) {
-        Ok(admitted) => Reading::Admitted(admitted),
-        Err(refusal) => Reading::Refused(refusal),
-    }
+    ))
 }
 
-/// Finds route and endpoint, and encodes the new head into the worker's scratch memory.
-fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<Decision, FaultKind> {
+/// Finds route and endpoint, and encodes the new head into the worker's scratch memory. `input` begins with the head.
+fn decide(
+    client: &Connection,
+    view: &View,
+    head: &RequestHead<'_>,
+    input: &[u8],
+) -> Result<Decision, Declined> {
     let context = &client.context;
     let id = id_of(client, head);
     let request = RequestView {
@@ -133,21 +175,25 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         },
     };
     let route = view.live.snapshot.route(client.ingress.index(), &request);
-    let route = route.ok_or(FaultKind::NoRoute)?;
+    let route = route.ok_or(Declined { kind: FaultKind::NoRoute, detail: None, route: None })?;
+    let declined = |kind| Declined::at(route, kind);
     let config = &view.routes[route].entry.config;
-    if let (Some(max), BodyLength::Sized(length)) = (config.request_body_max, head.length)
-        && length > max
-    {
-        return Err(FaultKind::BodyTooLarge);
+    let mut decoder = BodyDecoder::for_request(head.length);
+    let body = decoder
+        .scan(&input[head.bytes..])
+        .map_err(|error| declined(FaultKind::MalformedRequest).because(Detail::Rule(error.as_str())))?;
+    let announced = if let BodyLength::Sized(length) = head.length { length } else { body.data };
+    if config.request_body_max.is_some_and(|max| announced > max) {
+        return Err(declined(FaultKind::BodyTooLarge));
     }
     if crate::io::is_short() {
         // What goes on needs the memory: who comes later is better off elsewhere.
-        return Err(FaultKind::Overloaded);
+        return Err(declined(FaultKind::Overloaded).because(Detail::Node("limits.worker_memory")));
     }
     let cluster = &view.routes[route].cluster;
     let Some((index, endpoint)) = cluster.pick(&Tried::NONE) else {
         cluster.stats().no_endpoint.increment();
-        return Err(FaultKind::NoEndpoint);
+        return Err(declined(FaultKind::NoEndpoint));
     };
     let edits = RequestEdits {
         host: match &cluster.entry.config.host_header {
@@ -167,8 +213,13 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         close: false,
     };
     let encoded = encode_request(&mut context.scratch.borrow_mut(), head, &edits);
-    let encoded_bytes = encoded.map_err(|_| FaultKind::RequestHeadTooLarge)?;
-    let permit = context.admission().try_request().ok_or(FaultKind::Overloaded)?;
+    let encoded_bytes = encoded.map_err(|_| {
+        declined(FaultKind::RequestHeadTooLarge).because(Detail::Node("with the fields that the route adds"))
+    })?;
+    let permit = context.admission().try_request();
+    let permit =
+        permit.ok_or_else(|| declined(FaultKind::Overloaded).because(Detail::Node("limits.requests")))?;
+    let half_close = view.live.snapshot.listeners[client.ingress.index()].config.half_close;
     Ok(Decision {
         route,
         permit,
@@ -177,9 +228,12 @@ fn decide(client: &Connection, view: &View, head: &RequestHead<'_>) -> Result<De
         asked: Asked { method: head.method, upgrade: head.upgrade.is_some() },
         head_bytes: head.bytes,
         encoded_bytes,
-        body: head.length,
+        decoder,
+        body,
+        permission: Continue::of_request(head.expect_continue),
+        when_input_ends: WhenInputEnds::of_request(half_close, head.method, head.wants_events),
         first: Try { index, endpoint, may_reuse: true },
-        notes: view.live.access.is_some().then(|| notes(client, head)),
+        notes: view.live.access.is_some().then(|| Box::new(Notes::of_head(client.peer(), head))),
     })
 }
 
@@ -189,31 +243,24 @@ fn rewrite(
     decision: Decision,
     begin: impl FnOnce(RequestId, Method, (usize, RequestPermit)) -> Box<Exchange>,
     mut input: Buf,
-) -> Result<Admitted, Refusal> {
+) -> Admitted {
+    let Decision { decoder, body, .. } = decision;
     let mut exchange = begin(decision.id, decision.asked.method, (decision.route, decision.permit));
     input.consume(decision.head_bytes);
-    let mut decoder = BodyDecoder::for_request(decision.body);
-    // What is refused here is counted where refusals are: not as an exchange that ended.
-    let scan = decoder.scan(input.bytes()).map_err(|error| {
-        let mut refusal = Refusal::unread(FaultKind::MalformedRequest, exchange.id.clone());
-        refusal.detail = Some(error.as_str());
-        refusal
-    })?;
-    count(&exchange.tally.bytes_in, scan.data);
-    if exchange.route().entry.config.request_body_max.is_some_and(|max| scan.data > max) {
-        return Err(Refusal::unread(FaultKind::BodyTooLarge, exchange.id.clone()));
-    }
-    let is_whole = scan.done || decoder.is_done();
-    let rest = (scan.consumed < input.len()).then(|| copy_of(&input.bytes()[scan.consumed..]));
-    input.truncate(scan.consumed);
+    count(&exchange.tally.bytes_in, body.data);
+    let is_whole = body.done || decoder.is_done();
+    let rest = (body.consumed < input.len()).then(|| copy_of(&input.bytes()[body.consumed..]));
+    input.truncate(body.consumed);
     let scratch = client.context.scratch.borrow();
     put_head(&scratch[..decision.encoded_bytes], &mut input);
     exchange.notes = decision.notes;
+    exchange.permission.set(decision.permission);
+    exchange.when_input_ends = decision.when_input_ends;
     exchange.is_asked.set(is_whole);
     exchange.is_followed.set(rest.is_some());
     let mut asked_by = decision.client;
     asked_by.keep_alive &= !client.is_ending();
-    Ok(Admitted {
+    Admitted {
         exchange,
         first: decision.first,
         request: input,
@@ -221,7 +268,7 @@ fn rewrite(
         rest,
         asked: decision.asked,
         client: asked_by,
-    })
+    }
 }
 
 /// Puts `head` in front of the content of `body`, without moving the body if the head fits there.
@@ -252,24 +299,40 @@ fn id_of(client: &Connection, head: &RequestHead<'_>) -> RequestId {
     }
 }
 
-fn notes(client: &Connection, head: &RequestHead<'_>) -> Box<Notes> {
-    Box::new(Notes {
-        client: client.peer(),
-        host: head.host.map(|host| host.raw.to_owned()).unwrap_or_default(),
-        path: head.target.path.to_owned(),
-        endpoint: RefCell::default(),
-    })
-}
-
 impl Refusal {
     /// Of something that was not read to its end, so that the connection cannot go on.
-    pub(super) fn unread(kind: FaultKind, id: RequestId) -> Self {
-        Self { kind, id, keep_alive: false, head_only: false, detail: None, unwanted: None, rest: None }
+    pub(super) fn unread(kind: FaultKind, id: RequestId, began: u64) -> Self {
+        Self {
+            kind,
+            id,
+            keep_alive: false,
+            head_only: false,
+            detail: None,
+            route: None,
+            notes: None,
+            began,
+            unwanted: None,
+            rest: None,
+        }
+    }
+
+    /// Takes notes where a log is going to tell of it.
+    pub(super) fn note(&mut self, view: &View, notes: impl FnOnce() -> Notes) {
+        if view.live.access.is_some() || tracing::enabled!(tracing::Level::DEBUG) {
+            self.notes = Some(Box::new(notes()));
+        }
     }
 
     /// Of the request with this head, at the beginning of `input`; with the number of bytes that belong to it.
-    fn of(client: &Connection, kind: FaultKind, head: &RequestHead<'_>, input: &[u8]) -> (Self, usize) {
-        let mut refusal = Self::unread(kind, id_of(client, head));
+    fn of(
+        client: &Connection,
+        declined: &Declined,
+        head: &RequestHead<'_>,
+        input: &[u8],
+        began: u64,
+    ) -> (Self, usize) {
+        let mut refusal = Self::unread(declined.kind, id_of(client, head), began);
+        refusal.detail = declined.detail;
         refusal.head_only = head.method == Method::Head;
         let mut decoder = BodyDecoder::for_request(head.length);
         let Ok(scan) = decoder.scan(&input[head.bytes..]) else { return (refusal, 0) };
@@ -297,16 +360,16 @@ impl Refusal {
         self
     }
 
-    fn malformed(error: &RequestError, id: RequestId) -> Self {
+    fn malformed(error: &RequestError, id: RequestId, began: u64) -> Self {
         let kind = match error.status {
             414 => FaultKind::UriTooLong,
             417 => FaultKind::ExpectationFailed,
             431 => FaultKind::RequestHeadTooLarge,
-            501 if error.kind.as_str().contains("encoding") => FaultKind::UnsupportedTransferCoding,
+            501 if error.kind == HeadErrorKind::UnsupportedEncoding => FaultKind::UnsupportedTransferCoding,
             501 => FaultKind::UnsupportedMethod,
             505 => FaultKind::UnsupportedVersion,
             _ => FaultKind::MalformedRequest,
         };
-        Self { detail: Some(error.kind.as_str()), ..Self::unread(kind, id) }
+        Self { detail: Some(Detail::Rule(error.kind.as_str())), ..Self::unread(kind, id, began) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use dataplane_core::error::FaultKind;
+use dataplane_core::error::{Fault, FaultKind};
 use dataplane_core::h1::BodyDecoder;
 
 use super::super::exchange::{Exchange, count, send_all};
@@ -44,7 +44,9 @@ pub(super) async fn upload(
         };
         is_full = buf.fills_small();
         let received = buf.len();
-        let passed = transit.pass(&mut buf).map_err(|_| FaultKind::MalformedRequest)?;
+        let passed = transit
+            .pass(&mut buf)
+            .map_err(|error| exchange.explain(Fault::because(FaultKind::MalformedRequest, error.as_str())))?;
         count(&exchange.tally.bytes_in, passed.payload);
         if max.is_some_and(|max| exchange.tally.bytes_in.get() > max) {
             return Err(FaultKind::BodyTooLarge);

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::http::{dns_name, host};
+use super::url;
 use super::values::Refusal;
 use crate::config::read::suggest::quote;
-use crate::config::{Address, Bind};
+use crate::config::{Address, Bind, defaults, planned};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, the last of them is NUL (unix(7)).
 const UNIX_PATH_MAX: usize = 107;
@@ -16,11 +17,48 @@ pub(super) fn bind(text: &str) -> Result<Bind, Refusal> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path).map(Bind::Unix);
     }
-    socket_addr(text).map(Bind::Tcp)
+    socket_addr(text, Reach::EveryHost).map(Bind::Tcp)
+}
+
+/// Who is meant to reach what listens: what is advised must not open the admin API, which has no login, to everyone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A listener for clients.
+    EveryHost,
+    /// The admin API.
+    ThisHost,
+}
+
+impl Reach {
+    fn port_example(self) -> u16 {
+        match self {
+            Self::EveryHost => 8080,
+            Self::ThisHost => defaults::ADMIN_LISTEN.port(),
+        }
+    }
+
+    /// What to write for a port alone.
+    fn with_port(self, port: &str) -> String {
+        let everyone =
+            format!("\"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every IPv6 address");
+        match self {
+            Self::EveryHost => format!("write {everyone}, \"127.0.0.1:{port}\" for this host alone"),
+            Self::ThisHost => format!("write \"127.0.0.1:{port}\""),
+        }
+    }
+
+    fn general(self) -> &'static str {
+        match self {
+            Self::EveryHost => {
+                "write an address such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/millrace/http.sock\""
+            }
+            Self::ThisHost => "write an address such as \"127.0.0.1:9091\" or \"[::1]:9091\", or \"off\"",
+        }
+    }
 }
 
 /// A local IP address and a port.
-pub(super) fn socket_addr(text: &str) -> Result<SocketAddr, Refusal> {
+pub(super) fn socket_addr(text: &str, reach: Reach) -> Result<SocketAddr, Refusal> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match address.ip() {
             IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
@@ -31,22 +69,27 @@ pub(super) fn socket_addr(text: &str) -> Result<SocketAddr, Refusal> {
             IpAddr::V4(_) | IpAddr::V6(_) => Ok(address),
         };
     }
+    let is_bound = |text: &str| socket_addr(text, reach).is_ok();
+    if let Some(refusal) = url::refuse(text, planned::LISTENER_PROTOCOLS, is_bound, "127.0.0.1:8080") {
+        return Err(refusal);
+    }
     let message = format!("{} is no address to listen on", quote(text));
     let help = match text.rsplit_once(':') {
-        Some(("" | "*", port)) if is_port(port) => {
-            format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every IPv6 address")
-        }
+        Some(("" | "*", port)) if is_port(port) => reach.with_port(port),
         Some((name, port)) if is_port(port) && name.parse::<Ipv6Addr>().is_ok() => {
             format!("write \"[{name}]:{port}\"")
         }
         Some(("localhost", port)) if is_port(port) => format!("write \"127.0.0.1:{port}\""),
         Some((name, port)) if is_port(port) && dns_name(name).is_ok() => {
-            format!("write the IP address of {name}, such as \"0.0.0.0:{port}\"")
+            format!("write the IP address of {name} and the port, such as \"10.0.0.1:{port}\"")
         }
-        _ if is_port(text) => format!("write \"0.0.0.0:{text}\""),
-        _ if text.parse::<IpAddr>().is_ok() => "write the port too, such as \"0.0.0.0:8080\"".to_owned(),
-        _ => "write an address such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/millrace/http.sock\""
-            .to_owned(),
+        _ if is_port(text) => reach.with_port(text),
+        _ => match text.parse::<IpAddr>() {
+            Ok(ip) => {
+                format!("write the port too, such as \"{}\"", SocketAddr::new(ip, reach.port_example()))
+            }
+            Err(_) => reach.general().to_owned(),
+        },
     };
     Err(Refusal::new(message, help))
 }
@@ -56,13 +99,9 @@ pub(super) fn endpoint(text: &str) -> Result<Address, Refusal> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path).map(Address::Unix);
     }
-    if let Some((scheme, rest)) = text.split_once("://") {
-        let message = format!("{} is a URL, not an address", quote(text));
-        let authority = rest.split('/').next().unwrap_or(rest);
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| is_port(port));
-        let port = if scheme == "https" { 443 } else { 80 };
-        let meant = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
-        return Err(Refusal::new(message, format!("write {}", quote(&meant))));
+    let is_endpoint = |text: &str| endpoint(text).is_ok();
+    if let Some(refusal) = url::refuse(text, planned::CLUSTER_PROTOCOLS, is_endpoint, "127.0.0.1:8000") {
+        return Err(refusal);
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return dialled(address);
@@ -84,7 +123,8 @@ pub(super) fn endpoint(text: &str) -> Result<Address, Refusal> {
             "write one such as \"[::1]:8000\"",
         ));
     }
-    let host = dns_name(name)?;
+    // The whole is quoted, as it was written.
+    let host = dns_name(name).map_err(|refusal| Refusal { message, ..refusal })?;
     match port.parse() {
         Ok(number) if is_port(port) => Ok(Address::Name { host, port: number }),
         _ => Err(Refusal::new(format!("{} is no port", quote(port)), "write a number from 1 to 65535")),
@@ -181,6 +221,7 @@ mod tests {
             "a:65536",
             "a:+80",
             "http://a",
+            "https://a",
             "0.0.0.0:80",
             "[::]:80",
             "1.2.3.4:0",
@@ -191,6 +232,21 @@ mod tests {
             "unix:\0",
         ] {
             assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn quotes_a_bad_address_as_it_was_written() {
+        for text in ["a b:80", "256.1.1.1:80", "a..b:80"] {
+            assert_eq!(endpoint(text).unwrap_err().message, format!("\"{text}\" is no address"));
+        }
+    }
+
+    #[test]
+    fn opens_the_admin_api_to_nobody() {
+        for text in ["9091", ":9091", "*:9091", "localhost:9091", "127.0.0.1", "edge.internal:9091", "x"] {
+            let help = socket_addr(text, Reach::ThisHost).unwrap_err().help.unwrap();
+            assert!(!help.contains("0.0.0.0") && !help.contains("[::]"), "{text}: {help}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::values::{Refusal, accept, duration, integer, show_duration, word};
 use super::{Names, address, http, socket};
 use crate::config::file;
-use crate::config::file::value::Section;
+use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
 use crate::config::read::suggest::{nearest, quote};
 use crate::config::words::{self, ProbeKind};
@@ -70,7 +70,7 @@ fn endpoints(cluster: &Section<file::Cluster>, problems: &mut Problems) -> Vec<E
     let mut seen = HashSet::new();
     let mut endpoints = Vec::new();
     for Section { value: file, span } in files {
-        let weight = integer(&file.weight, 1..=WEIGHT_MAX, defaults::WEIGHT, problems);
+        let weight = weight(&file.weight, problems);
         let Some(text) = &file.address else {
             let help = "write `address = \"127.0.0.1:8000\"`";
             problems.missing(span, "address", "this endpoint has no address", help);
@@ -84,6 +84,16 @@ fn endpoints(cluster: &Section<file::Cluster>, problems: &mut Problems) -> Vec<E
         endpoints.push(Endpoint { address, weight });
     }
     endpoints
+}
+
+/// To leave out a weight of 0 would send the endpoint its whole share.
+fn weight(field: &Option<At<i64>>, problems: &mut Problems) -> u32 {
+    if let Some(At { value: 0, span }) = field {
+        let help = "take the endpoint out if it is to get nothing; weights are 1 to 65535";
+        problems.wrong(span, "0 is out of range", help);
+        return defaults::WEIGHT;
+    }
+    integer(field, 1..=WEIGHT_MAX, defaults::WEIGHT, problems)
 }
 
 fn health(file: &Section<file::Health>, problems: &mut Problems) -> Health {
@@ -200,7 +210,8 @@ fn host_header(text: &str) -> Result<HostHeader, Refusal> {
 fn authority(text: &str) -> Result<String, Refusal> {
     match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') && !text.contains('/') => {
-            let host = http::host(host)?;
+            let quoted = format!("{} is no host with a port", quote(text));
+            let host = http::host(host).map_err(|refusal| Refusal { message: quoted, ..refusal })?;
             match port.parse::<u16>() {
                 Ok(number) if number != 0 && port.bytes().all(|b| b.is_ascii_digit()) => {
                     Ok(format!("{host}:{number}"))

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use super::values::Refusal;
 use crate::config::HostPattern;
-use crate::config::read::suggest::quote;
+use crate::config::read::suggest::{quote, quote_whole};
 
 /// Longest DNS name (RFC 1035, section 2.3.4), without the dot at its end.
 const DNS_NAME_MAX: usize = 253;
@@ -19,7 +19,14 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
         return Err(Refusal::new("\"*\" is no host", "leave `hosts` out to serve any host"));
     }
     if let Some(suffix) = text.strip_prefix("*.") {
-        return dns_name(suffix).map(HostPattern::Wildcard);
+        let host = host_without_port(suffix).filter(|host| dns_name(host).is_ok());
+        if let Some(host) = host {
+            return Err(has_port(text, &format!("*.{host}")));
+        }
+        return dns_name(suffix)
+            .map(HostPattern::Wildcard)
+            // The whole is quoted, as it was written.
+            .map_err(|refusal| Refusal { message: format!("{} is no host", quote(text)), ..refusal });
     }
     if text.contains('*') {
         let message = format!("a wildcard stands for whole labels in front, not as in {}", quote(text));
@@ -43,16 +50,24 @@ pub(super) fn host(text: &str) -> Result<String, Refusal> {
         let message = format!("{} is a URL, not a host", quote(text));
         return Err(Refusal::new(message, "write the host alone, such as \"api.example.com\""));
     }
-    if let Some((name, port)) = text.rsplit_once(':')
-        && port.bytes().all(|b| b.is_ascii_digit())
-    {
-        let message = format!("{} has a port; a host is compared without it", quote(text));
-        return Err(Refusal::new(message, format!("write {}", quote(name))));
+    if let Some(name) = host_without_port(text).filter(|name| host(name).is_ok()) {
+        return Err(has_port(text, name));
     }
     if text.parse::<std::net::Ipv4Addr>().is_ok() {
         return Ok(text.to_owned());
     }
     dns_name(text)
+}
+
+/// What stands before a port; none: there is no port.
+fn host_without_port(text: &str) -> Option<&str> {
+    let (host, port) = text.rsplit_once(':')?;
+    port.bytes().all(|b| b.is_ascii_digit()).then_some(host)
+}
+
+fn has_port(text: &str, host: &str) -> Refusal {
+    let message = format!("{} has a port; a host is compared without it", quote(text));
+    Refusal::new(message, format!("write {}", quote_whole(host)))
 }
 
 /// A DNS name in lower case (RFC 1123, section 2.1; the underscore is in use too).
@@ -86,8 +101,11 @@ pub(super) fn dns_name(text: &str) -> Result<String, Refusal> {
 /// The path of a request (RFC 3986, section 3.3): begins with `/`, has no query.
 pub(super) fn path(text: &str) -> Result<String, Refusal> {
     let refused = |message: &str, help: String| Err(Refusal::new(message, help));
+    if text.contains("://") {
+        return refused("a path is wanted, not a URL", "write the path alone, such as \"/v1/\"".to_owned());
+    }
     if !text.starts_with('/') {
-        return refused("a path begins with `/`", format!("write {}", quote(&format!("/{text}"))));
+        return refused("a path begins with `/`", format!("write {}", quote_whole(&format!("/{text}"))));
     }
     if text.contains(['?', '#']) {
         return refused(
@@ -97,7 +115,7 @@ pub(super) fn path(text: &str) -> Result<String, Refusal> {
     }
     if let Some(prefix) = text.strip_suffix('*') {
         let message = "a path has no wildcards; `path` already takes everything below it";
-        return refused(message, format!("write {}", quote(prefix)));
+        return refused(message, format!("write {}", quote_whole(prefix)));
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         let help = "write other characters percent-encoded, such as `%20`".to_owned();
@@ -125,13 +143,13 @@ pub(super) fn method(text: &str) -> Result<String, Refusal> {
         return Err(Refusal::new(format!("{} is no method", quote(text)), "write one such as \"GET\""));
     }
     let capitals = text.to_ascii_uppercase();
+    if capitals == "CONNECT" {
+        let message = "CONNECT asks for a tunnel, which an HTTP route does not give";
+        return Err(Refusal::new(message, "take it out; a route without any `methods` serves all of them"));
+    }
     if text != capitals {
         let message = format!("methods are written in capitals, not as {}", quote(text));
         return Err(Refusal::new(message, format!("write \"{capitals}\"")));
-    }
-    if text == "CONNECT" {
-        let message = "CONNECT asks for a tunnel, which an HTTP route does not give";
-        return Err(Refusal::new(message, "leave it out"));
     }
     Ok(capitals)
 }
@@ -207,6 +225,7 @@ mod tests {
             "*",
             "*.",
             "*.*.com",
+            "*.a.com:80",
             "a*.com",
             "a..b",
             ".a",
@@ -227,6 +246,17 @@ mod tests {
         ] {
             assert!(host_pattern(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn quotes_a_bad_host_as_it_was_written() {
+        for text in ["*.*.com", "*.a b", "*.", "a b", "*.a.com:80", "a:80"] {
+            let message = host_pattern(text).unwrap_err().message;
+            assert!(message.contains(&quote(text)), "{message}");
+        }
+        let help = |text| host_pattern(text).unwrap_err().help.unwrap();
+        assert_eq!(help("*.a.com:80"), "write \"*.a.com\"");
+        assert!(!help(":80").contains("\"\""), "{}", help(":80"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Names, socket};
 use crate::config::file;
 use crate::config::file::value::{At, Section};
 use crate::config::problem::Problems;
-use crate::config::{Bind, Listener, ListenerProtocol, words};
+use crate::config::{Bind, Listener, ListenerProtocol, defaults, words};
 
 /// Most addresses of one node: each costs a socket in every worker.
 const BINDS_MAX: usize = 1024;
@@ -46,6 +46,7 @@ fn listener(
             held.push(bind);
         }
     }
+    let socket = socket::of_listener(&file.socket.value, &held, problems);
     Listener {
         name,
         binds: held,
@@ -56,7 +57,8 @@ fn listener(
             ListenerProtocol::Http,
             problems,
         ),
-        socket: socket::of_listener(&file.socket.value, problems),
+        half_close: word(&file.half_close, "half_close", &words::HALF_CLOSES, defaults::HALF_CLOSE, problems),
+        socket,
     }
 }
 
@@ -79,7 +81,11 @@ impl Binds {
             } else {
                 format!("{bind} clashes with {held} of {holder}")
             };
-            problems.wrong(span, message, "give each its own port");
+            let help = match bind {
+                Bind::Tcp(_) => "give each its own port",
+                Bind::Unix(_) => "give each its own path",
+            };
+            problems.wrong(span, message, help);
             return false;
         }
         if self.0.len() == BINDS_MAX {

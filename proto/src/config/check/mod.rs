@@ -3,6 +3,7 @@
 //! A value that is refused is noted and stands at its default while the rest is checked, so that one pass finds every
 //! mistake; [`Problems`] then keeps the result from being used.
 
+mod access;
 pub(super) mod address;
 mod cluster;
 mod http;
@@ -10,6 +11,7 @@ mod limits;
 mod listener;
 mod route;
 mod socket;
+mod url;
 pub(super) mod values;
 
 use std::collections::HashSet;
@@ -20,7 +22,10 @@ use super::file::value::{At, Section};
 use super::file::{self, File};
 use super::problem::Problems;
 use super::read::suggest::{nearest, quote};
-use super::{AccessLog, Admin, Bind, Config, Driver, Log, LogLevel, Node, Role, Runtime, defaults, words};
+use super::{
+    AccessLog, Admin, Bind, Config, Driver, Log, LogLevel, Node, Role, Runtime, SocketAccess, defaults, words,
+};
+use address::Reach;
 use listener::Binds;
 use values::{Refusal, accept, integer, word};
 
@@ -120,7 +125,7 @@ fn admin(file: &Section<file::Admin>, binds: &mut Binds, problems: &mut Problems
     let listen = match &file.value.listen {
         None => Some(defaults::ADMIN_LISTEN),
         Some(text) if text.value == "off" => None,
-        Some(text) => accept(address::socket_addr(&text.value), &text.span, problems),
+        Some(text) => accept(address::socket_addr(&text.value, Reach::ThisHost), &text.span, problems),
     };
     let socket = match &file.value.socket {
         Some(text) if text.value != "off" => {
@@ -136,7 +141,21 @@ fn admin(file: &Section<file::Admin>, binds: &mut Binds, problems: &mut Problems
     if let Some(path) = &socket {
         binds.claim(Bind::Unix(path.clone()), "the admin API", &at(&file.value.socket), problems);
     }
-    Admin { listen, socket }
+    Admin { listen, access: admin_access(&file.value, problems), socket }
+}
+
+fn admin_access(file: &file::Admin, problems: &mut Problems) -> SocketAccess {
+    let written = access::Written {
+        mode: file.socket_mode.as_ref(),
+        owner: file.socket_owner.as_ref(),
+        group: file.socket_group.as_ref(),
+    };
+    let is_off = file.socket.as_ref().is_none_or(|text| text.value == "off");
+    for (key, span) in written.keys().filter(|_| is_off) {
+        let message = format!("`socket_{key}` is for `admin.socket`, which is off");
+        problems.wrong(span, message, "take it out, or write the path of a `socket`");
+    }
+    access::check(&written, SocketAccess::admin(), problems)
 }
 
 fn log(file: &file::Log, problems: &mut Problems) -> Log {

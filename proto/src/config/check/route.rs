@@ -9,9 +9,9 @@ use super::Names;
 use super::http;
 use super::values::{Refusal, accept, duration, integer, optional_duration, size};
 use crate::config::file;
-use crate::config::file::value::{At, Section};
+use crate::config::file::value::{At, Section, SizeText};
 use crate::config::problem::Problems;
-use crate::config::read::suggest::{nearest, quote};
+use crate::config::read::suggest::{nearest, quote, quote_whole};
 use crate::config::{
     Cluster, HeaderEdits, HeaderMatch, HeaderRules, HostPattern, Listener, PathMatch, Retries, Route,
     Timeouts,
@@ -85,7 +85,7 @@ fn route(
             request: header_edits(&file.headers.value.request.value, problems),
             response: header_edits(&file.headers.value.response.value, problems),
         },
-        request_body_max: size(&file.request_body, 1..=REQUEST_BODY_MAX, problems),
+        request_body_max: request_body_max(&file.request_body, problems),
     }
 }
 
@@ -178,6 +178,13 @@ fn path(file: &file::Route, problems: &mut Problems) -> PathMatch {
         problems.wrong(&exact.span, message, "take one out, or write a second route");
     }
     if let Some(text) = &file.path_exact {
+        // To write it without the `*` would match one path instead of all below it.
+        if text.value.starts_with('/') && text.value.ends_with('*') {
+            let prefix = quote_whole(text.value.trim_end_matches('*'));
+            let message = "a path has no wildcards, and `path_exact` matches no other path";
+            problems.wrong(&text.span, message, format!("write `path = {prefix}` for everything below it"));
+            return PathMatch::Exact(String::new());
+        }
         return PathMatch::Exact(accept(http::path(&text.value), &text.span, problems).unwrap_or_default());
     }
     let prefix = file.path.as_ref().and_then(|text| accept(http::path(&text.value), &text.span, problems));
@@ -231,10 +238,31 @@ fn timeouts(file: &file::Timeouts, problems: &mut Problems) -> Timeouts {
 fn retries(file: &file::Retries, problems: &mut Problems) -> Retries {
     let default = Retries::default();
     Retries {
-        attempts: integer(&file.attempts, 1..=ATTEMPTS_MAX, default.attempts, problems),
+        attempts: attempts(&file.attempts, default.attempts, problems),
         body_bytes_max: size(&file.body, 0..=RETRY_BODY_MAX, problems).unwrap_or(default.body_bytes_max),
         unsafe_methods: file.unsafe_methods.as_ref().map_or(default.unsafe_methods, |field| field.value),
     }
+}
+
+/// To leave out a 0 would retry, which is what was not wanted.
+fn attempts(field: &Option<At<i64>>, default: u32, problems: &mut Problems) -> u32 {
+    if let Some(At { value: 0, span }) = field {
+        problems.wrong(span, "0 is out of range", "write 1 for one try and no retry");
+        return default;
+    }
+    integer(field, 1..=ATTEMPTS_MAX, default, problems)
+}
+
+/// To leave out a limit that is out of range would let any size pass.
+fn request_body_max(field: &Option<At<SizeText>>, problems: &mut Problems) -> Option<u64> {
+    let bytes = size(field, 0..=REQUEST_BODY_MAX, problems)?;
+    if bytes == 0 {
+        let span = &field.as_ref()?.span;
+        let help =
+            "write \"1B\" for nearly none, or the `methods` that have no body; left out, any size passes";
+        problems.wrong(span, "0 is out of range", help);
+    }
+    Some(bytes)
 }
 
 fn header_edits(file: &file::HeaderEdits, problems: &mut Problems) -> HeaderEdits {

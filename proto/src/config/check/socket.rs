@@ -1,13 +1,14 @@
-//! The rules of `socket`, of listeners and of clusters.
+//! The rules of `socket`, of listeners and of clusters. Who may connect to a Unix socket is in `access`.
 
 use std::time::Duration;
 
-use super::values::{Refusal, accept, integer, size, whole_seconds};
+use super::access;
+use super::values::{Refusal, accept, integer, optional_whole_seconds, size, whole_seconds};
 use crate::config::file;
 use crate::config::file::value::{At, SizeText, Switch};
 use crate::config::problem::Problems;
 use crate::config::read::suggest::quote;
-use crate::config::{SocketOptions, TcpKeepalive, defaults};
+use crate::config::{Bind, SocketOptions, TcpKeepalive, defaults};
 
 /// What the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL` (tcp.h).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
@@ -24,8 +25,9 @@ const QUEUE_MAX: i64 = 65_535;
 /// A client that sends nothing for longer is better accepted, and timed out with a log line.
 const DEFER_ACCEPT_MAX: Duration = Duration::from_mins(5);
 
-/// Checks the socket options of a listener.
-pub(super) fn of_listener(file: &file::Socket, problems: &mut Problems) -> SocketOptions {
+/// Checks the socket options of a listener with these addresses.
+pub(super) fn of_listener(file: &file::Socket, binds: &[Bind], problems: &mut Problems) -> SocketOptions {
+    check_kinds_of_address(file, binds, problems);
     let default = SocketOptions::listener();
     let seconds = Duration::from_secs(1)..=DEFER_ACCEPT_MAX;
     SocketOptions {
@@ -37,10 +39,31 @@ pub(super) fn of_listener(file: &file::Socket, problems: &mut Problems) -> Socke
                 integer(&queue, 0..=QUEUE_MAX, default.fastopen, problems)
             }
         },
-        defer_accept: whole_seconds(&file.defer_accept, seconds, problems),
+        defer_accept: optional_whole_seconds(&file.defer_accept, seconds, problems),
         backlog: integer(&file.backlog, 1..=QUEUE_MAX, default.backlog, problems),
         shared: file.shared.as_ref().map_or(default.shared, |field| field.value),
+        freebind: file.freebind.as_ref().map_or(default.freebind, |field| field.value),
+        access: access::check(&written_access(file), default.access.clone(), problems),
         ..of_both(file, default, problems)
+    }
+}
+
+fn written_access(file: &file::Socket) -> access::Written<'_> {
+    access::Written { mode: file.mode.as_ref(), owner: file.owner.as_ref(), group: file.group.as_ref() }
+}
+
+/// Options that would do nothing at these addresses are a misunderstanding. A listener whose addresses are all wrong has
+/// its errors already.
+fn check_kinds_of_address(file: &file::Socket, binds: &[Bind], problems: &mut Problems) {
+    let has_unix = binds.iter().any(|bind| matches!(bind, Bind::Unix(_)));
+    let has_tcp = binds.iter().any(|bind| matches!(bind, Bind::Tcp(_)));
+    for (key, span) in written_access(file).keys().filter(|_| has_tcp && !has_unix) {
+        let message = format!("`{key}` is for Unix sockets, and this listener has none");
+        problems.wrong(span, message, "take it out, or bind `unix:` and a path");
+    }
+    if let Some(freebind) = file.freebind.as_ref().filter(|_| has_unix && !has_tcp) {
+        let message = "`freebind` is for IP addresses, and this listener has none";
+        problems.wrong(&freebind.span, message, "take it out, or bind an IP address");
     }
 }
 
@@ -50,12 +73,12 @@ pub(super) fn of_cluster(file: &file::Socket, problems: &mut Problems) -> Socket
         ("defer_accept", file.defer_accept.as_ref().map(|field| &field.span)),
         ("backlog", file.backlog.as_ref().map(|field| &field.span)),
         ("shared", file.shared.as_ref().map(|field| &field.span)),
+        ("freebind", file.freebind.as_ref().map(|field| &field.span)),
     ];
-    for (key, span) in at_listeners {
-        if let Some(span) = span {
-            let help = "take it out, or write it in the `socket` of a listener";
-            problems.wrong(span, format!("`{key}` is for listeners: a cluster accepts no connections"), help);
-        }
+    let at_listeners = at_listeners.into_iter().filter_map(|(key, span)| Some((key, span?)));
+    for (key, span) in at_listeners.chain(written_access(file).keys()) {
+        let help = "take it out, or write it in the `socket` of a listener";
+        problems.wrong(span, format!("`{key}` is for listeners: a cluster accepts no connections"), help);
     }
     let is_on = match file.fastopen.as_ref().map(|field| &field.value) {
         None => false,
@@ -93,8 +116,8 @@ fn keepalive(file: &file::Keepalive, problems: &mut Problems) -> TcpKeepalive {
     let default = TcpKeepalive::default();
     let range = Duration::from_secs(1)..=KEEPALIVE_MAX;
     TcpKeepalive {
-        idle: whole_seconds(&file.idle, range.clone(), problems).unwrap_or(default.idle),
-        interval: whole_seconds(&file.interval, range, problems).unwrap_or(default.interval),
+        idle: whole_seconds(&file.idle, range.clone(), default.idle, problems),
+        interval: whole_seconds(&file.interval, range, default.interval, problems),
         probes: integer(&file.probes, 1..=PROBES_MAX, default.probes, problems),
     }
 }

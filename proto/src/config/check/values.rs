@@ -4,8 +4,9 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use crate::config::file::value::{At, DurationText, SizeText};
+use crate::config::planned::PlannedWord;
 use crate::config::problem::Problems;
-use crate::config::read::suggest::{help, quote};
+use crate::config::read::suggest::{Meant, meant, quote};
 use crate::config::words::Words;
 
 /// Why a value is not taken, and what to write.
@@ -49,14 +50,34 @@ pub(in crate::config) fn word<T: Copy>(
         return value;
     }
     let names = words.names();
-    if words.planned.contains(&written.as_str()) {
-        let message = format!("this version of Millrace does not support the {what} {}", quote(written));
-        problems.wrong(span, message, format!("it supports: {}", names.join(", ")));
-    } else {
-        let help = help(written, &names, "write one of");
-        problems.wrong(span, format!("unknown {what} {}", quote(written)), help);
+    if let Some(planned) = PlannedWord::find(words.planned, written) {
+        let named = if planned.what.is_empty() { String::new() } else { format!(" ({})", planned.what) };
+        let message = format!(
+            "this version of Millrace does not support the {what} {}{named}: it is planned, not there yet",
+            quote(written)
+        );
+        problems.wrong(span, message, until_then(planned, &names));
+        return default;
     }
+    let planned = words.planned.iter().flat_map(|planned| planned.words.iter().copied());
+    let help = match meant(written, names.iter().copied(), planned) {
+        Meant::Known(word) => format!("did you mean \"{word}\"?"),
+        Meant::Planned(word) => {
+            let then = PlannedWord::find(words.planned, word).map(|planned| until_then(planned, &names));
+            format!("did you mean \"{word}\"? It is planned, not there yet; {}", then.unwrap_or_default())
+        }
+        Meant::Unclear => format!("write one of: {}", names.join(", ")),
+    };
+    problems.wrong(span, format!("unknown {what} {}", quote(written)), help);
     default
+}
+
+fn until_then(planned: &PlannedWord, names: &[&str]) -> String {
+    if planned.help.is_empty() {
+        format!("it supports: {}", names.join(", "))
+    } else {
+        planned.help.to_owned()
+    }
 }
 
 /// An integer of that range, as whatever type holds the range.
@@ -81,47 +102,91 @@ pub(in crate::config) fn integer<T: TryFrom<i64>>(
     default
 }
 
-/// A duration of that range.
+/// What turns off a duration that is off by default.
+const OFF: &str = "off";
+
+/// Words that people write for "no limit". Only [`OFF`] is taken, and only where a duration may be off.
+const LIKE_OFF: [&str; 7] = [OFF, "none", "never", "no", "false", "infinite", "unlimited"];
+
+/// A duration of that range. It cannot be turned off: whatever waits has a deadline.
 pub(in crate::config) fn duration(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     default: Duration,
     problems: &mut Problems,
 ) -> Duration {
-    optional_duration(field, range, problems).unwrap_or(default)
+    field.as_ref().and_then(|written| given_duration(written, range, problems)).unwrap_or(default)
 }
 
-/// A duration of that range, or none where none is given.
+/// A duration of that range; none where none is given, or `off`.
 pub(in crate::config) fn optional_duration(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     problems: &mut Problems,
 ) -> Option<Duration> {
-    let At { value: DurationText(text), span } = field.as_ref()?;
+    let written = field.as_ref().filter(|written| written.value.0 != OFF)?;
+    if is_like_off(&written.value.0) {
+        let message = format!("{} is no duration", quote(&written.value.0));
+        problems.wrong(&written.span, message, "write \"off\", or leave it out, which means the same");
+        return None;
+    }
+    given_duration(written, range, problems)
+}
+
+fn given_duration(
+    At { value: DurationText(text), span }: &At<DurationText>,
+    range: RangeInclusive<Duration>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let (min, max) = (show_duration(*range.start()), show_duration(*range.end()));
+    if is_like_off(text) {
+        let help = format!("write a duration of at most \"{max}\", or leave it out for the default");
+        problems.wrong(span, "this duration cannot be turned off", help);
+        return None;
+    }
     let value = accept(parse_duration(text), span, problems)?;
     if range.contains(&value) {
         return Some(value);
     }
-    let (min, max) = (show_duration(*range.start()), show_duration(*range.end()));
     let message = format!("{} is out of range", quote(text));
     problems.wrong(span, message, format!("write a duration from \"{min}\" to \"{max}\", or leave it out"));
     None
 }
 
-/// A duration of that range that has no fraction of a second: the kernel counts in seconds.
+fn is_like_off(text: &str) -> bool {
+    LIKE_OFF.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// A duration of that range in whole seconds: the kernel counts in seconds.
 pub(in crate::config) fn whole_seconds(
+    field: &Option<At<DurationText>>,
+    range: RangeInclusive<Duration>,
+    default: Duration,
+    problems: &mut Problems,
+) -> Duration {
+    let value = duration(field, range, default, problems);
+    refuse_fraction(field, value, problems);
+    value
+}
+
+/// As [`whole_seconds`]; none where none is given, or `off`.
+pub(in crate::config) fn optional_whole_seconds(
     field: &Option<At<DurationText>>,
     range: RangeInclusive<Duration>,
     problems: &mut Problems,
 ) -> Option<Duration> {
     let value = optional_duration(field, range, problems)?;
+    refuse_fraction(field, value, problems);
+    Some(value)
+}
+
+fn refuse_fraction(field: &Option<At<DurationText>>, value: Duration, problems: &mut Problems) {
     if let Some(field) = field
         && value.subsec_nanos() != 0
     {
         let help = format!("write \"{}s\"", value.as_secs() + 1);
         problems.wrong(&field.span, "the kernel takes whole seconds here", help);
     }
-    Some(value)
 }
 
 /// A size of that range, in bytes, or none where none is given.

@@ -80,6 +80,6 @@ pub(crate) struct Pool {
     /// Most idle connections kept for one endpoint by one worker; 0 keeps none. Default: 512.
     #[schemars(range(min = 0, max = 65535))]
     pub(crate) idle_per_endpoint: Option<At<i64>>,
-    /// An idle connection older than this is closed. Default: 90s.
+    /// An idle connection older than this is closed; sooner, where the origin says so (`Keep-Alive: timeout=…`). Default: 4s.
     pub(crate) idle_timeout: Option<At<DurationText>>,
 }

@@ -18,6 +18,10 @@ pub(crate) struct Listener {
     /// What is spoken on it. Default: `http`.
     #[schemars(extend("enum" = words::LISTENER_PROTOCOLS.names()))]
     pub(crate) protocol: Option<At<String>>,
+    /// What the end of a client's input means before it has its answer: `cancel` (the client is gone), `serve` (it is answered all
+    /// the same) or `auto` (serve what only reads, cancel what generates). Default: `auto`.
+    #[schemars(extend("enum" = words::HALF_CLOSES.names()))]
+    pub(crate) half_close: Option<At<String>>,
     /// Options of the accepted sockets.
     pub(crate) socket: Section<Socket>,
 }
@@ -41,12 +45,20 @@ pub(crate) struct Socket {
     pub(crate) receive_buffer: Option<At<SizeText>>,
     /// TCP Fast Open. Listeners: the length of its queue, or true for 256; clusters: true or false. Default: off.
     pub(crate) fastopen: Option<At<Switch>>,
-    /// Listeners only: a connection is accepted when its first bytes are there, or after this long. Default: off.
+    /// Listeners only: a connection is accepted when its first bytes are there, or after this long. Default: `off`.
     pub(crate) defer_accept: Option<At<DurationText>>,
     /// Listeners only: length of the accept queue. Default: 4096.
     pub(crate) backlog: Option<At<i64>>,
     /// Listeners only: other processes may listen at the same address, and get a share of its connections. Default: false.
     pub(crate) shared: Option<At<bool>>,
+    /// Listeners only: bind addresses too that this host does not have yet (`IP_FREEBIND`). Default: false.
+    pub(crate) freebind: Option<At<bool>>,
+    /// Listeners with a Unix socket only: the permissions of its file, in octal. Default: `0666`.
+    pub(crate) mode: Option<At<String>>,
+    /// Listeners with a Unix socket only: the user that its file belongs to, by name or number. Default: this process's.
+    pub(crate) owner: Option<At<String>>,
+    /// Listeners with a Unix socket only: the group that its file belongs to, by name or number. Default: this process's.
+    pub(crate) group: Option<At<String>>,
 }
 
 /// TCP keepalive probes.

@@ -77,8 +77,14 @@ pub(crate) struct Runtime {
 pub(crate) struct Admin {
     /// TCP address, or `off`. Default: `127.0.0.1:9091`.
     pub(crate) listen: Option<At<String>>,
-    /// Path of a Unix socket with mode 0600, or `off` (the default).
+    /// Path of a Unix socket, or `off` (the default).
     pub(crate) socket: Option<At<String>>,
+    /// The permissions of that socket's file, in octal. Default: `0600`.
+    pub(crate) socket_mode: Option<At<String>>,
+    /// The user that it belongs to, by name or number. Default: this process's.
+    pub(crate) socket_owner: Option<At<String>>,
+    /// The group that it belongs to, by name or number. Default: this process's.
+    pub(crate) socket_group: Option<At<String>>,
 }
 
 /// Log level and access log.

@@ -53,11 +53,11 @@ pub(crate) struct HeaderMatch {
 pub(crate) struct Timeouts {
     /// From dialling to the established connection. Default: 2s.
     pub(crate) connect: Option<At<DurationText>>,
-    /// From the last request byte sent to the first byte of the response. Default: 120s.
+    /// From the last request byte sent to the first byte of the response. Default: 10m.
     pub(crate) first_byte: Option<At<DurationText>>,
     /// Longest silence of the origin in the middle of a response. Default: 120s.
     pub(crate) idle: Option<At<DurationText>>,
-    /// The whole exchange. Default: none, since it would cut long streams.
+    /// The whole exchange. Default: `off`, since it would cut long streams.
     pub(crate) total: Option<At<DurationText>>,
 }
 

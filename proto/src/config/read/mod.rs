@@ -13,16 +13,18 @@ use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use super::error::{ConfigError, ConfigErrors};
+use super::planned::PlannedKey;
 use super::problem::Problems;
 
 /// Longest config text: far above ten thousand routes, far below what would hurt the node that reads it.
 pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Reads what can be read. A text that is no TOML is an error of its own; every other mistake is noted and its key
-/// left out.
+/// left out. `planned` has the keys that are refused as planned.
 pub(crate) fn read<T: DeserializeOwned + Default>(
     text: &str,
     env: &dyn Fn(&str) -> Option<String>,
+    planned: &'static [PlannedKey],
     problems: &mut Problems,
 ) -> Result<T, ConfigErrors> {
     if text.len() > TEXT_BYTES_MAX {
@@ -33,7 +35,7 @@ pub(crate) fn read<T: DeserializeOwned + Default>(
     }
     let mut document = DeTable::parse(text).map_err(|error| syntax_error(&error, text))?.into_inner();
     env::expand(&mut document, text, env, problems);
-    Ok(shape::deserialize(document, problems))
+    Ok(shape::deserialize(document, planned, problems))
 }
 
 /// A text that is not read any further.

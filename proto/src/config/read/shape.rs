@@ -11,13 +11,14 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
-use super::suggest::{nearest, quote};
+use super::suggest::{Meant, meant, quote};
+use crate::config::planned::PlannedKey;
 use crate::config::problem::Problems;
-use crate::config::words::PLANNED_KEYS;
 
 /// Reads what fits.
 pub(super) fn deserialize<T: DeserializeOwned + Default>(
     mut document: DeTable<'_>,
+    planned: &'static [PlannedKey],
     problems: &mut Problems,
 ) -> T {
     loop {
@@ -28,7 +29,7 @@ pub(super) fn deserialize<T: DeserializeOwned + Default>(
         };
         let span = error.span().unwrap_or(0..0);
         let mended = match UnknownKey::parse(error.message()) {
-            Some(unknown) => mend_unknown_key(&mut document, &span, &unknown, problems),
+            Some(unknown) => mend_unknown_key(&mut document, &span, &unknown, planned, problems),
             None => remove_wrong_type(&mut document, &span, error.message(), problems),
         };
         // Each turn takes one key away or gives it a known name, so this ends; but not later than the reader's patience.
@@ -43,6 +44,7 @@ fn mend_unknown_key(
     document: &mut DeTable<'_>,
     span: &Range<usize>,
     unknown: &UnknownKey<'_>,
+    planned: &'static [PlannedKey],
     problems: &mut Problems,
 ) -> bool {
     let Some((table, table_name)) = table_with_key(document, "", span) else {
@@ -50,19 +52,23 @@ fn mend_unknown_key(
         return false;
     };
     let Some((key, value)) = table.remove_entry(unknown.key) else { return false };
-    let planned = PLANNED_KEYS.iter().find(|(table, name, _)| *table == table_name && *name == unknown.key);
-    if let Some((_, name, what)) = planned {
-        let help = format!("take `{name}` out");
-        problems.wrong(span, format!("this version of Millrace does not support {what}"), help);
+    if let Some(planned) = PlannedKey::find(planned, &table_name, unknown.key) {
+        let message = format!("this version of Millrace does not support {}; it is planned", planned.what);
+        problems.wrong(span, message, planned.help);
         return true;
     }
-    let meant = nearest(unknown.key, unknown.known.iter().copied());
+    let of_table = planned.iter().filter(|planned| planned.is_of(&table_name)).map(|planned| planned.key);
+    let meant = meant(unknown.key, unknown.known.iter().copied(), of_table);
     let help = match meant {
-        Some(word) => format!("did you mean `{word}`?"),
-        None => format!("the keys here are: {}", unknown.known.join(", ")),
+        Meant::Known(word) => format!("did you mean `{word}`?"),
+        Meant::Planned(word) => {
+            let then = PlannedKey::find(planned, &table_name, word).map(|planned| planned.help);
+            format!("did you mean `{word}`? It is planned, not there yet; {}", then.unwrap_or_default())
+        }
+        Meant::Unclear => format!("the keys here are: {}", unknown.known.join(", ")),
     };
     problems.wrong(span, format!("unknown key {}", quote(unknown.key)), help);
-    if let Some(word) = meant
+    if let Meant::Known(word) = meant
         && !table.contains_key(word)
     {
         table.insert(Spanned::new(key.span(), word.to_owned().into()), value);
