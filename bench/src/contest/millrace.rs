@@ -1,4 +1,4 @@
-//! Our data plane, with one worker.
+//! Our data plane, with one worker: this build, or an earlier one that is given.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +12,13 @@ pub(super) fn find(given: Option<&Path>) -> Result<Program, Fault> {
     let own = std::env::current_exe().ok();
     let beside = own.and_then(|own| Some(own.parent()?.join(NAME))).filter(|file| file.is_file());
     Program::find(NAME, given.or(beside.as_deref()), "--version", "build it with `make build`")
+}
+
+/// Where it is said to be: an earlier build is nowhere by itself.
+pub(super) fn find_before(given: Option<&Path>) -> Result<Program, Fault> {
+    let help = "keep the program of an earlier build, and give it with --program millrace-before=PATH";
+    let given = given.ok_or_else(|| Fault::Missing(help.to_owned()))?;
+    Program::find(NAME, Some(given), "--version", help)
 }
 
 pub(super) fn config(seat: &Seat) -> String {

@@ -35,6 +35,8 @@ const ORIGIN_CONNECTIONS_KEPT: u32 = 8192;
 pub enum Contestant {
     /// Our data plane.
     Millrace,
+    /// An earlier build of it, to show that a change made no row worse. It takes part where it is named and given.
+    MillraceBefore,
     /// nginx as one sets it up for streams: `proxy_buffering off`.
     Nginx,
     /// nginx with its default buffering.
@@ -55,7 +57,7 @@ pub enum Contestant {
 pub enum Role {
     /// Whose rows are won or lost.
     Ours,
-    /// An HTTP proxy that a user would otherwise run.
+    /// An HTTP proxy that a user would otherwise run, or ours as it was.
     Rival,
     /// Moves bytes and understands none of them: shown beside the proxies, but nobody can route requests with it.
     Relay,
@@ -100,8 +102,9 @@ pub enum Fault {
 
 impl Contestant {
     /// All of them, ours first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Millrace,
+        Self::MillraceBefore,
         Self::Nginx,
         Self::Haproxy,
         Self::NginxBuffered,
@@ -118,6 +121,7 @@ impl Contestant {
     pub fn name(self) -> &'static str {
         match self {
             Self::Millrace => "millrace",
+            Self::MillraceBefore => "millrace-before",
             Self::Nginx => "nginx",
             Self::NginxBuffered => "nginx-buffered",
             Self::NginxStream => "nginx-stream",
@@ -131,7 +135,9 @@ impl Contestant {
     pub fn role(self) -> Role {
         match self {
             Self::Millrace => Role::Ours,
-            Self::Nginx | Self::NginxBuffered | Self::Haproxy | Self::Caddy => Role::Rival,
+            Self::MillraceBefore | Self::Nginx | Self::NginxBuffered | Self::Haproxy | Self::Caddy => {
+                Role::Rival
+            }
             Self::Relay(Kind::Ring) => Role::Floor,
             Self::NginxStream
             | Self::Relay(Kind::Epoll | Kind::Monoio | Kind::MonoioTuned | Kind::TokioUring) => Role::Relay,
@@ -145,6 +151,7 @@ impl Contestant {
     pub fn find(self, given: Option<&Path>) -> Result<Program, Fault> {
         match self {
             Self::Millrace => millrace::find(given),
+            Self::MillraceBefore => millrace::find_before(given),
             Self::Nginx | Self::NginxBuffered => nginx::find(given),
             Self::NginxStream => nginx::find_with_stream(given),
             Self::Haproxy => haproxy::find(given),
@@ -159,7 +166,7 @@ impl Contestant {
     /// The folder cannot be written to.
     pub fn configure(self, seat: &Seat, program: &Program) -> io::Result<()> {
         let text = match self {
-            Self::Millrace => millrace::config(seat),
+            Self::Millrace | Self::MillraceBefore => millrace::config(seat),
             Self::Nginx => nginx::config(seat, nginx::Buffering::Off),
             Self::NginxBuffered => nginx::config(seat, nginx::Buffering::Default),
             Self::NginxStream => nginx::stream_config(seat, program),
@@ -175,7 +182,7 @@ impl Contestant {
         let mut command = Command::new(&program.path);
         let file = self.config_file(seat);
         match self {
-            Self::Millrace => millrace::arguments(&mut command, &file),
+            Self::Millrace | Self::MillraceBefore => millrace::arguments(&mut command, &file),
             Self::Nginx | Self::NginxBuffered | Self::NginxStream => {
                 nginx::arguments(&mut command, &file, seat);
             }
@@ -191,7 +198,7 @@ impl Contestant {
         let mut command = Command::new(&program.path);
         let file = self.config_file(seat);
         match self {
-            Self::Millrace => command.args(["check", "-c"]).arg(file),
+            Self::Millrace | Self::MillraceBefore => command.args(["check", "-c"]).arg(file),
             Self::Nginx | Self::NginxBuffered | Self::NginxStream => {
                 nginx::arguments(&mut command, &file, seat);
                 command.arg("-t")
@@ -205,7 +212,7 @@ impl Contestant {
 
     fn config_file(self, seat: &Seat) -> PathBuf {
         let name = match self {
-            Self::Millrace => "edge.toml",
+            Self::Millrace | Self::MillraceBefore => "edge.toml",
             Self::Nginx | Self::NginxBuffered | Self::NginxStream => "nginx.conf",
             Self::Haproxy => "haproxy.cfg",
             Self::Caddy => "Caddyfile",
@@ -254,6 +261,12 @@ mod tests {
         }
         let error = "apache".parse::<Contestant>().unwrap_err();
         assert!(error.contains("haproxy") && error.contains("tokio-uring"), "{error}");
+    }
+
+    #[test]
+    fn an_earlier_build_takes_part_only_where_it_is_given() {
+        let missing = Contestant::MillraceBefore.find(None).unwrap_err();
+        assert!(missing.to_string().contains("--program millrace-before=PATH"), "{missing}");
     }
 
     #[test]
