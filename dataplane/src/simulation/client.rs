@@ -106,6 +106,7 @@ impl Client {
         for exchange in connection.asked.iter().filter_map(|number| self.world.at(*number)) {
             exchange.is_excused.set(true);
             exchange.is_over.set(true);
+            exchange.left_at.set(time::now());
         }
     }
 
