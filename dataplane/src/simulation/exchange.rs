@@ -58,6 +58,8 @@ pub(super) struct Exchange {
     /// Times that an origin has closed on it before the first byte.
     pub(super) dropped: Cell<usize>,
     pub(super) is_over: Cell<bool>,
+    /// An origin has fallen silent in the middle of it.
+    pub(super) is_stalled: Cell<bool>,
     /// When the client went away.
     pub(super) left_at: Cell<Option<Duration>>,
 }
@@ -94,6 +96,7 @@ impl Exchange {
             seen: Cell::new(0),
             dropped: Cell::new(0),
             is_over: Cell::new(false),
+            is_stalled: Cell::new(false),
             left_at: Cell::new(None),
         }
     }

@@ -225,6 +225,7 @@ impl Connection {
 
     /// Says nothing more, until the proxy is gone.
     fn wait_for_end(&mut self, exchange: &Exchange) -> Step {
+        exchange.is_stalled.set(true);
         let now = time::now().unwrap_or_default();
         if exchange.left_at.get().is_some_and(|left_at| now > left_at + CANCELLED_WITHIN) {
             exchange.fault("its client is gone, and the origin has not been told");
