@@ -97,7 +97,9 @@ impl Client {
             return false;
         };
         let received = connection.answering.as_ref().map_or(0, |answering| answering.received);
-        exchange.client_leaves_at.is_some_and(|most| received.max(connection.written) >= most)
+        // Every other client has no patience with silence.
+        let is_tired = exchange.is_stalled.get() && exchange.number % 2 == 0;
+        is_tired || exchange.client_leaves_at.is_some_and(|most| received.max(connection.written) >= most)
     }
 
     /// The connection is over. What was asked for on it is over as well.
@@ -106,6 +108,7 @@ impl Client {
         for exchange in connection.asked.iter().filter_map(|number| self.world.at(*number)) {
             exchange.is_excused.set(true);
             exchange.is_over.set(true);
+            exchange.left_at.set(time::now());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::wire::chunked;
 use crate::io::simulated::{Random, fault, pattern, resets};
@@ -41,7 +42,7 @@ pub(super) struct Exchange {
     request_bytes: usize,
     pub(super) answer: Framing,
     pub(super) answer_bytes: usize,
-    /// The origin answers before it has the whole request, and closes then.
+    /// The origin answers before it has the whole request.
     pub(super) is_early: bool,
     /// Events with pauses in between.
     pub(super) is_stream: bool,
@@ -57,6 +58,10 @@ pub(super) struct Exchange {
     /// Times that an origin has closed on it before the first byte.
     pub(super) dropped: Cell<usize>,
     pub(super) is_over: Cell<bool>,
+    /// An origin has fallen silent in the middle of it.
+    pub(super) is_stalled: Cell<bool>,
+    /// When the client went away.
+    pub(super) left_at: Cell<Option<Duration>>,
 }
 
 impl Exchange {
@@ -91,6 +96,8 @@ impl Exchange {
             seen: Cell::new(0),
             dropped: Cell::new(0),
             is_over: Cell::new(false),
+            is_stalled: Cell::new(false),
+            left_at: Cell::new(None),
         }
     }
 

@@ -10,6 +10,10 @@ use super::wire::{Event, Kind, Reader};
 use crate::io::simulated::{Actor, Random, fault};
 use crate::sys::simulated as time;
 
+/// A client that goes away is told of to the origin within this time, even by a kernel that puts everything off; and
+/// before any deadline passes.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
+
 pub(super) struct Origin {
     pub(super) world: SharedWorld,
     pub(super) number: usize,
@@ -30,6 +34,8 @@ pub(super) struct Connection {
 struct Request {
     number: u64,
     received: usize,
+    /// Before it was whole.
+    is_answered: bool,
 }
 
 /// The answer that is going out.
@@ -121,7 +127,7 @@ impl Connection {
                         return Step::Closed;
                     };
                     see(exchange);
-                    *request = Some(Request { number: exchange.number, received: 0 });
+                    *request = Some(Request { number: exchange.number, received: 0, is_answered: false });
                     if exchange.is_early && exchange.request_len() > 0 {
                         return self.begin_answer(exchange, random);
                     }
@@ -138,8 +144,11 @@ impl Connection {
                     if request.received != exchange.request_len() {
                         exchange.fault(&format!("its request looks whole with {} bytes", request.received));
                     }
+                    let is_answered = std::mem::take(&mut request.is_answered);
                     self.request = None;
-                    return self.begin_answer(exchange, random);
+                    if !is_answered {
+                        return self.begin_answer(exchange, random);
+                    }
                 }
                 (Event::Body(_) | Event::End, None) => fault("a request without a head".to_owned()),
             }
@@ -155,12 +164,14 @@ impl Connection {
             exchange.is_excused.set(true);
             return Step::Closed;
         }
-        let is_early = self.request.is_some();
-        if is_early && exchange.answer == Framing::UntilClose {
-            // Its end is a reset, since it has not read everything.
-            exchange.is_excused.set(true);
+        if let Some(request) = &mut self.request {
+            request.is_answered = true;
+            if exchange.answer == Framing::UntilClose {
+                // Its end is a reset, since it has not read everything.
+                exchange.is_excused.set(true);
+            }
         }
-        let is_last = is_early || exchange.answer == Framing::UntilClose || random.percent(10);
+        let is_last = exchange.answer == Framing::UntilClose || random.percent(10);
         let bytes = exchange.answer(is_last, random);
         let number = exchange.number;
         self.answer = Some(Answer { number, bytes, sent: 0, pauses_until: Duration::ZERO, is_last });
@@ -182,7 +193,7 @@ impl Connection {
         };
         if answer.sent >= fails_at {
             exchange.is_excused.set(true);
-            return if stays { self.wait_for_end() } else { Step::Closed };
+            return if stays { self.wait_for_end(exchange) } else { Step::Closed };
         }
         let left = (answer.bytes.len() - answer.sent).min(fails_at - answer.sent);
         let count = random.length(left.min(if exchange.is_stream { 300 } else { 30_000 }));
@@ -213,7 +224,12 @@ impl Connection {
     }
 
     /// Says nothing more, until the proxy is gone.
-    fn wait_for_end(&mut self) -> Step {
+    fn wait_for_end(&mut self, exchange: &Exchange) -> Step {
+        exchange.is_stalled.set(true);
+        let now = time::now().unwrap_or_default();
+        if exchange.left_at.get().is_some_and(|left_at| now > left_at + CANCELLED_WITHIN) {
+            exchange.fault("its client is gone, and the origin has not been told");
+        }
         match self.socket.read(&mut [0; 64]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Step::Nothing,
             Ok(0) | Err(_) => Step::Closed,
@@ -224,6 +240,7 @@ impl Connection {
     /// The proxy has closed.
     fn see_end(&mut self, world: &SharedWorld) -> Step {
         if let Some(exchange) = self.request.as_ref().and_then(|request| world.at(request.number))
+            && !self.request.as_ref().is_some_and(|request| request.is_answered)
             && !exchange.is_excused()
         {
             exchange.fault("its request was cut");

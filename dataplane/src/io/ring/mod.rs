@@ -13,6 +13,8 @@
 //! and a peer that goes away is noticed at once. What comes while nobody asks for it waits in the inbox; when that is
 //! full, the receive is ended, and the kernel's window closes as it should.
 //!
+//! All that it asks of the kernel is in [`kernel`], so that tests can put a simulated one there.
+//!
 //! Needs Linux 6.1: multishot receives (6.0), provided buffer rings (5.19), `DEFER_TASKRUN` (6.1).
 
 mod end;

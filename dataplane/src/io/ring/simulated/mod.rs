@@ -37,8 +37,6 @@ use operation::{Means, Operation, Progress, Request, Which};
 pub(crate) use memory::come_back;
 pub(crate) use seed::{Random, each_seed, pattern};
 
-/// Places in the submission queue: few, so that it fills up.
-const QUEUE: usize = 24;
 /// With nothing but the clock for so long, the run hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(10 * 60);
 
@@ -86,6 +84,8 @@ struct Temper {
     interrupted: usize,
     /// Calls that leave entries in the queue.
     leaves: usize,
+    /// Places in the submission queue: few, so that it fills up.
+    entries: usize,
     /// Places in the completion queue.
     completions: usize,
     /// Calls in which time passes.
@@ -101,6 +101,7 @@ impl Temper {
             resets_per_mille: random.of([0, 0, 0, 2]),
             interrupted: random.of([0, 5, 20]),
             leaves: random.of([0, 5, 30]),
+            entries: random.of([1, 3, 24]),
             completions: random.of([1, 2, 4, 16, 1000]),
             time: random.of([1, 10, 50]),
         }
@@ -173,7 +174,7 @@ impl Kernel for SimulatedKernel {
     }
 
     unsafe fn push(&mut self, entry: &Entry) -> bool {
-        let has_room = self.queue.len() < QUEUE;
+        let has_room = self.queue.len() < self.temper.entries;
         if has_room {
             self.queue.push_back(entry.clone());
         }
@@ -240,6 +241,8 @@ impl SimulatedKernel {
             rounds += 1;
             if !self.let_world_move() && rounds > 1 {
                 time::pass_to_next_timer();
+                // The longer nothing happens the faster: what is waited for is a deadline.
+                time::pass(time::now().unwrap_or_default().saturating_sub(self.moved) / 16);
             }
             self.go_on();
             self.end_if_hung();

@@ -160,6 +160,7 @@ fn a_silent_send_that_failed_while_completions_were_held_back_keeps_its_buffer()
             resets_per_mille: 0,
             interrupted: 0,
             leaves: 0,
+            entries: 24,
             completions: 1,
             time: 10,
         };
