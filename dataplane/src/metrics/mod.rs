@@ -6,7 +6,7 @@
 //! How long the Prometheus text is depends on what happened, not on how much the config names: a route, a cluster or an
 //! endpoint has series from its first request on, a kind of fault from its first fault on, and absent means 0. There from
 //! the start are the node's and the workers' own figures (the number of workers is that of cores), three of each listener,
-//! and the health of each endpoint.
+//! the health of each endpoint, and whether one that is a name has an address.
 
 pub(crate) mod access;
 mod names;

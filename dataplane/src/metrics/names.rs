@@ -124,12 +124,12 @@ mod tables {
     pub(in super::super) const LISTENER_FROM_START: &[Number<ListenerStats>] = &[
         gauge("millrace_connections", "Open client connections.", |listener| listener.connections.value()),
         counter("millrace_connections_refused_total", "Client connections closed at once because a limit was reached.", |listener| listener.refused.value()),
-        counter("millrace_connections_displaced_total", "Silent client connections that were ended to make room for others.", |listener| listener.displaced.value()),
         counter("millrace_accept_failures_total", "Times that no connection could be accepted: out of descriptors or memory.", |listener| listener.accept_failures.value()),
     ];
 
     pub(in super::super) const LISTENER: &[Number<ListenerStats>] = &[
         counter("millrace_connections_accepted_total", "Accepted client connections.", |listener| listener.accepted.value()),
+        counter("millrace_connections_displaced_total", "Silent client connections that were ended to make room for others.", |listener| listener.displaced.value()),
         counter("millrace_listener_received_bytes_total", "Bytes from clients.", |listener| listener.bytes_in.value()),
         counter("millrace_listener_sent_bytes_total", "Bytes to clients.", |listener| listener.bytes_out.value()),
     ];

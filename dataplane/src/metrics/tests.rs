@@ -80,6 +80,9 @@ fn what_nothing_happened_to_has_no_series_but_health_and_connections() {
         "millrace_connections_refused_total{listener=\"http\"} 0",
         "millrace_accept_failures_total{listener=\"http\"} 0",
         "millrace_endpoint_healthy{cluster=\"llm\",endpoint=\"llm.internal:8000\",address=\"10.0.0.1:8000\"} 1",
+        "millrace_endpoint_healthy{cluster=\"llm\",endpoint=\"gone.internal:8000\",address=\"\"} 0",
+        "millrace_endpoint_resolved{cluster=\"llm\",endpoint=\"llm.internal:8000\"} 1",
+        "millrace_endpoint_resolved{cluster=\"llm\",endpoint=\"gone.internal:8000\"} 0",
     ];
     assert_eq!(samples().filter(of_config).collect::<Vec<_>>(), expected);
 }
