@@ -3,6 +3,7 @@
 
 mod story;
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bench::origin::Origin;
@@ -174,6 +175,27 @@ fn first_byte_begins_when_the_request_is_sent() {
         client.send("x");
     }
     assert_eq!(client.response().0.status(), 200);
+}
+
+/// The origin begins its answer before it has all of the request, and falls silent within the head.
+#[test]
+fn half_a_head_before_the_end_of_the_request_is_no_first_byte() {
+    for driver in DRIVERS {
+        let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config::to(origin.local_addr().unwrap())
+            .driver(driver)
+            .route("timeouts = { first_byte = \"400ms\" }");
+        let proxy = Proxy::start(&config);
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: story\r\nContent-Length: 10\r\n\r\nfirst");
+        let mut upstream = Wire::accept(&origin);
+        upstream.until("first");
+        upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 O");
+        assert_eq!(client.head().status(), 100, "what stands behind it has come with it");
+        client.send("other");
+        upstream.until("other");
+        timed(SHORT, || assert_error(&mut client, 504, "first_byte_timeout"));
+    }
 }
 
 #[test]

@@ -51,6 +51,15 @@ struct Answering {
 }
 
 impl Actor for Client {
+    fn state(&self) -> String {
+        let of_connection = self.connection.as_ref().map(|connection| {
+            let Connection { socket, asked, written, to_write, reader, answered, is_last, .. } = connection;
+            let left = to_write.len();
+            format!("{socket:?}: {asked:?} asked, {written} written, {left} left, {reader:?}, {answered} answered, last: {is_last}")
+        });
+        format!("client, until {:?}, ahead {:?}, {of_connection:?}", self.pauses_until, self.ahead)
+    }
+
     fn step(&mut self, random: &mut Random) -> bool {
         if time::now() < Some(self.pauses_until) || self.is_over() {
             return false;
@@ -254,6 +263,8 @@ impl Client {
 fn may_fail(exchange: &Exchange, status: u16, world: &SharedWorld) -> bool {
     match status {
         503 => world.is_short_of_memory,
+        // It pauses behind answers, in the middle of the next request too.
+        408 => true,
         _ => !exchange.is_get && world.closes_idle,
     }
 }

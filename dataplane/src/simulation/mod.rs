@@ -217,6 +217,10 @@ impl Operator {
 }
 
 impl Actor for Operator {
+    fn state(&self) -> String {
+        format!("operator, draining: {}, clients: {}", self.world.is_draining.get(), self.world.clients.get())
+    }
+
     fn step(&mut self, random: &mut Random) -> bool {
         if task_panics_here() > 0 {
             fault("a task panicked".to_owned());

@@ -57,6 +57,17 @@ enum Step {
 }
 
 impl Actor for Origin {
+    fn state(&self) -> String {
+        let of = |connection: &Connection| {
+            let Connection { socket, reader, request, answer, .. } = connection;
+            let request =
+                request.as_ref().map(|request| (request.number, request.received, request.is_answered));
+            let answer = answer.as_ref().map(|answer| (answer.number, answer.sent, answer.bytes.len()));
+            format!("{socket:?}: {reader:?}, request {request:?}, answer {answer:?}")
+        };
+        format!("origin: {:#?}", self.connections.iter().map(of).collect::<Vec<_>>())
+    }
+
     fn step(&mut self, random: &mut Random) -> bool {
         let mut has_moved = false;
         if let Ok((socket, _)) = self.listener.accept() {
@@ -220,7 +231,8 @@ impl Connection {
         }
         let is_last = answer.is_last;
         (self.answer, self.is_used) = (None, true);
-        if is_last { Step::Closed } else { Step::Moved }
+        // What came meanwhile has been read already.
+        if is_last { Step::Closed } else { self.take_events(world, random) }
     }
 
     /// Says nothing more, until the proxy is gone.

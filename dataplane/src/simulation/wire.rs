@@ -51,11 +51,16 @@ pub(super) enum Kind {
 }
 
 /// Reads one message after the other.
-#[derive(Debug)]
 pub(super) struct Reader {
     kind: Kind,
     place: Place,
     unread: Vec<u8>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {:?}, {} bytes unread", self.kind, self.place, self.unread.len())
+    }
 }
 
 impl Reader {

@@ -513,7 +513,9 @@ impl<K: Kernel> Driver for Ring<K> {
         self.feed_starved();
         self.push_unsubmitted();
         self.provided.publish();
-        let submitted = if wait { self.kernel.submit_and_wait() } else { self.kernel.collect() };
+        // What is left over may be the very thing to wait for: the clock's next tick.
+        let may_wait = wait && self.unsubmitted.is_empty();
+        let submitted = if may_wait { self.kernel.submit_and_wait() } else { self.kernel.collect() };
         match submitted {
             Ok(_) => {}
             // Interrupted; or completions have to be taken before the kernel takes more.

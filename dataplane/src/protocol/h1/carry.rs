@@ -198,7 +198,8 @@ impl Carriage<'_> {
     /// The endpoint has all that it will get: from here on it has to answer.
     fn await_answer(&self, reached: &Reached) {
         use std::os::fd::AsRawFd;
-        if self.exchange.tally.answered.get() == 0 {
+        // The beginning of a head may have come before the end of the request: with nothing behind it, it is no answer.
+        if self.exchange.tally.status.get().is_none() {
             let timeout = self.exchange.route().first_byte;
             let fd = reached.stream.as_raw_fd();
             self.client.deadlines.arm(Side::Upstream, Timer::FirstByte, fd, timeout);

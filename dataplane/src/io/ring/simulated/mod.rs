@@ -68,6 +68,9 @@ pub(crate) fn trace() -> u64 {
 pub(crate) trait Actor {
     /// Does a little; false when there was nothing to do.
     fn step(&mut self, random: &mut Random) -> bool;
+
+    /// What it is at, for a run that hangs.
+    fn state(&self) -> String;
 }
 
 /// How a kernel treats its ring: in percent, where nothing else is said.
@@ -355,10 +358,11 @@ impl SimulatedKernel {
         let now = time::now().unwrap_or_default();
         assert!(
             now - self.moved < HANGS_AFTER,
-            "nothing but the clock has moved since {:?}, {} operations are under way: {:#?}",
+            "nothing but the clock has moved since {:?}, {} operations are under way: {:#?}\nand the others are at {:#?}",
             self.moved,
             self.operations.len(),
-            self.operations
+            self.operations,
+            self.actors.iter().map(|actor| actor.state()).collect::<Vec<_>>()
         );
     }
 }

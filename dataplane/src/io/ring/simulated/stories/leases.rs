@@ -30,6 +30,10 @@ fn lengths(link: &Link, exchange: usize) -> (usize, usize) {
 }
 
 impl Actor for Echo {
+    fn state(&self) -> String {
+        format!("{:?}", self.link)
+    }
+
     fn step(&mut self, random: &mut Random) -> bool {
         let Some(socket) = &mut self.socket else { return false };
         let exchange = self.link.outbound.borrow().len() - 1;

@@ -6,11 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::super::{Actor, Random, Temper, each_seed, resets, simulate, simulate_with};
 use super::{Link, SEEDS, Segment, come_to_rest, pair, rest, settle};
 use crate::io::driver::{Input, Told};
-use crate::io::{Buf, Stream, keep_time, spawn};
+use crate::io::{Buf, Stream, keep_time, sleep, spawn};
+use crate::sys::event;
 
 /// The other end of a stream.
 struct Peer {
@@ -96,6 +98,10 @@ impl Peer {
 }
 
 impl Actor for Peer {
+    fn state(&self) -> String {
+        format!("{:?}", self.link)
+    }
+
     fn step(&mut self, random: &mut Random) -> bool {
         if self.socket.is_none() {
             return false;
@@ -189,6 +195,41 @@ fn a_silent_send_that_failed_while_completions_were_held_back_keeps_its_buffer()
             assert_eq!(&received[..5], b"first");
             assert_eq!(second_peer.read(&mut received).ok(), Some(6));
             assert_eq!(&received[..6], b"second");
+        });
+    });
+}
+
+/// The submission queue has one place, and a call to empty it is often interrupted. What is left over may be the wait for
+/// the clock: nobody would ever wake a worker that waits before the kernel has it.
+#[test]
+fn a_worker_does_not_wait_while_the_kernel_has_not_everything() {
+    each_seed(20, |seed| {
+        let temper = Temper {
+            late: 0,
+            short: 0,
+            full: 0,
+            resets_per_mille: 0,
+            interrupted: 50,
+            leaves: 0,
+            entries: 1,
+            completions: 1000,
+            time: 1,
+        };
+        simulate_with(Random::new(seed), temper, Vec::new(), async {
+            let events =
+                [(); 4].map(|()| Stream::adopt(event::event().expect("an event")).expect("a stream"));
+            spawn(async move {
+                let [mut first, mut second, mut third, mut fourth] =
+                    events.each_ref().map(|event| Box::pin(event.readable()));
+                std::future::poll_fn(|context| {
+                    let waits = [&mut first, &mut second, &mut third, &mut fourth];
+                    waits.into_iter().for_each(|wait| assert!(wait.as_mut().poll(context).is_pending()));
+                    Poll::<()>::Pending
+                })
+                .await;
+            });
+            spawn(async { keep_time(|_| {}).await.expect("a clock") });
+            sleep(Duration::from_secs(1)).await;
         });
     });
 }
