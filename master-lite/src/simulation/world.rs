@@ -6,16 +6,19 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use control_agent::state::{
-    Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Refusal, Start,
-    Task, TaskEnd, Time,
+    Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Start, Task,
+    TaskEnd, Time,
 };
-use proto::v1::{self, agent_message};
+use proto::fleet::{NodeCredential, capability};
+use proto::v1::{self, agent_message, master_message};
 
+use super::credentials::{Keyring, Sha256, Thief, Void};
 use super::dataplane::{Dataplane, OWN_FILE};
 use super::master::{Master, NODE, Out};
 use super::random::Random;
 use crate::service::commands::command::Command;
 use crate::service::commands::task::{Run, RunState};
+use crate::service::refusal::{Kind, Refusal};
 
 /// No simulated moment has more events than this: more is a loop.
 const EVENTS_AT_ONCE_MAX: u32 = 2_000;
@@ -56,8 +59,8 @@ struct Line {
 enum Delivery {
     ToAgent(u32, Event),
     ToMaster(u64, Box<v1::AgentMessage>),
-    Enrol(u32),
-    Register(u64, Box<v1::Register>),
+    Enrol(u32, NodeCredential),
+    Register(u64, NodeCredential, Box<v1::Register>),
     /// The disk or the data plane does it at this moment: a crash before means it is not done.
     Do(u32, Action),
 }
@@ -76,8 +79,11 @@ pub(crate) struct World {
     queue: Vec<(Time, u64, Delivery)>,
     sequence: u64,
     network_is_cut: bool,
-    /// The agent's driver keeps it.
-    is_enrolled: bool,
+    keyring: Keyring,
+    thief: Thief,
+    void: Void,
+    /// When the agent began to replace its credential.
+    pub(crate) changes_began: Vec<Time>,
     next_config: u64,
     /// What was published last: its revision and its text.
     pub(crate) desired: Option<(u64, String)>,
@@ -120,16 +126,17 @@ fn agent_of(disk: &Disk, instance: u32, is_enrolled: bool, seed: u64) -> Agent {
 }
 
 /// As the config's own check: "invalid" is found before anything is tried.
-fn check(text: &str) -> Result<(), Refusal> {
+fn check(text: &str) -> Result<(), control_agent::state::Refusal> {
     if text.contains("invalid") {
-        return Err(Refusal::new(v1::ConfigRefusal::Invalid, "it says invalid"));
+        return Err(control_agent::state::Refusal::new(v1::ConfigRefusal::Invalid, "it says invalid"));
     }
     Ok(())
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let disk = Disk::default();
+        let (disk, mut keyring) = (Disk::default(), Keyring::default());
+        keyring.start();
         Self {
             now: Time::ZERO,
             random: Random(seed),
@@ -143,7 +150,10 @@ impl World {
             queue: Vec::new(),
             sequence: 0,
             network_is_cut: false,
-            is_enrolled: false,
+            keyring,
+            thief: Thief::default(),
+            void: Void::default(),
+            changes_began: Vec::new(),
             next_config: 1,
             desired: None,
             commands: Vec::new(),
@@ -239,12 +249,18 @@ impl World {
     fn begin(&mut self, action: Action) {
         self.trace(&action);
         let after = Duration::from_millis(2) + self.random.ms(20);
+        if matches!(action, Action::MakeCredential) {
+            self.changes_began.push(self.now);
+        }
         match action {
-            Action::Enroll if self.is_reachable() => self.push(after, Delivery::Enrol(self.instance)),
+            Action::Enroll if self.is_reachable() => {
+                let credential = self.keyring.enrolling();
+                self.push(after, Delivery::Enrol(self.instance, credential));
+            }
             Action::Enroll => self.tell(after, Event::Enrolled(Err(unreachable()))),
             Action::Connect { session } if self.is_reachable() => {
-                let register = Box::new(self.agent.registration());
-                self.push(after, Delivery::Register(session, register));
+                let (credential, register) = (self.keyring.shown(), Box::new(self.agent.registration()));
+                self.push(after, Delivery::Register(session, credential, register));
             }
             Action::Connect { session } => {
                 self.tell(after, Event::Disconnected { session, failure: unreachable() });
@@ -273,7 +289,11 @@ impl World {
                 self.aborted.insert(command.to_string());
             }
             // The store does one thing after another.
-            Action::SaveCandidate(_) | Action::Promote(_) | Action::DropCandidate => {
+            Action::SaveCandidate(_)
+            | Action::Promote(_)
+            | Action::DropCandidate
+            | Action::MakeCredential
+            | Action::KeepCredential => {
                 self.push(Duration::from_millis(5), Delivery::Do(self.instance, action));
             }
             Action::Observe | Action::ReadConfig | Action::Put(_) | Action::Run { .. } => {
@@ -288,7 +308,15 @@ impl World {
         }
         match delivery {
             Delivery::ToAgent(instance, event) if instance == self.instance => {
-                self.is_enrolled |= matches!(event, Event::Enrolled(Ok(())));
+                if let Event::Enrolled(enrolled) = &event {
+                    match enrolled {
+                        Ok(()) => self.keyring.keep_enrolled(),
+                        Err(failure) if failure.kind == LinkFailureKind::UsedCredential => {
+                            self.keyring.drop_enrolling();
+                        }
+                        Err(_) => {}
+                    }
+                }
                 if let Event::Put(PutOutcome::Refused(_)) = &event {
                     let pending = self.agent.config_state().pending;
                     self.refused_here.extend(pending.map(|config| config.revision));
@@ -298,14 +326,13 @@ impl World {
             Delivery::ToAgent(..) => {}
             Delivery::Do(instance, action) if instance == self.instance => self.carry_out(action),
             Delivery::Do(..) => {}
-            Delivery::Enrol(instance) => {
-                let enrolled = if self.is_reachable() { Ok(()) } else { Err(unreachable()) };
-                if enrolled.is_ok() {
-                    self.master.enrol(self.now_ms());
-                }
+            Delivery::Enrol(instance, credential) => {
+                let enrolled = self.enrol(&credential);
                 self.push(Duration::from_millis(10), Delivery::ToAgent(instance, Event::Enrolled(enrolled)));
             }
-            Delivery::Register(session, register) => self.register(session, *register),
+            Delivery::Register(session, credential, register) => {
+                self.register(session, &credential, *register);
+            }
             Delivery::ToMaster(stream, message) => self.hear(stream, *message),
         }
     }
@@ -313,7 +340,8 @@ impl World {
     /// The disk and the data plane.
     fn carry_out(&mut self, action: Action) {
         let after = self.random.ms(5);
-        let full = || Err("no space left on device".to_owned());
+        let no_space = || "no space left on device".to_owned();
+        let full = || Err(no_space());
         match action {
             Action::Observe => {
                 let seen = self.dataplane.is_up(self.now).then(|| self.dataplane.info());
@@ -335,6 +363,17 @@ impl World {
                 self.tell(after, Event::Promoted(Ok(())));
             }
             Action::DropCandidate => self.disk.candidate = None,
+            Action::MakeCredential if self.disk.is_full => {
+                self.tell(after, Event::CredentialMade(Err(no_space())))
+            }
+            Action::MakeCredential => {
+                let made = self.keyring.make_next();
+                self.tell(after, Event::CredentialMade(Ok(made)));
+            }
+            Action::KeepCredential => {
+                self.keyring.keep_next();
+                self.tell(after, Event::CredentialKept(Ok(())));
+            }
             Action::Put(config) => {
                 let is_again = self.refused_here.contains(&config.revision());
                 assert!(!is_again, "revision {} was refused, and is tried again", config.revision());
@@ -367,14 +406,41 @@ impl World {
         }
     }
 
-    fn register(&mut self, session: u64, register: v1::Register) {
+    fn enrol(&mut self, credential: &NodeCredential) -> Result<(), LinkFailure> {
+        if !self.is_reachable() {
+            return Err(unreachable());
+        }
+        let (was_barred, verifier) = (self.master.is_barred(), *credential.verifier().as_bytes());
+        self.master.enrol(credential, self.now_ms()).map_err(|refusal| failure(&refusal))?;
+        assert!(!was_barred, "a node is let in whose id is barred");
+        assert!(!self.void.was_deleted(&verifier), "a node enrols with a secret of a node that was deleted");
+        self.void.add_good(verifier);
+        Ok(())
+    }
+
+    fn register(&mut self, session: u64, credential: &NodeCredential, register: v1::Register) {
         if !self.is_reachable() {
             return self.tell(Duration::ZERO, Event::Disconnected { session, failure: unreachable() });
         }
-        self.last_heartbeat = self.now;
-        let (stream, out) = self.master.register(register, self.now_ms());
-        self.line = Some(Line { session, stream });
-        self.carry(out);
+        let verifier = *credential.verifier().as_bytes();
+        let otherwise = self.keyring.otherwise(credential);
+        match self.master.register(credential, register.clone(), self.now_ms()) {
+            Err(Refusal { kind: Kind::Unauthenticated, .. }) if otherwise.is_some() => {
+                otherwise.iter().for_each(|other| self.register(session, other, register.clone()));
+            }
+            Ok((stream, out)) => {
+                assert!(!self.void.has(&verifier), "a void secret opens a session");
+                // If it is the next one, the others are void now; if it is not, they are already.
+                self.void.add_good(verifier);
+                self.last_heartbeat = self.now;
+                self.line = Some(Line { session, stream });
+                self.carry(out);
+            }
+            Err(refusal) => {
+                let failure = failure(&refusal);
+                self.tell(Duration::ZERO, Event::Disconnected { session, failure });
+            }
+        }
     }
 
     fn hear(&mut self, stream: u64, message: v1::AgentMessage) {
@@ -398,10 +464,115 @@ impl World {
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
             | agent_message::Kind::CommandOutput(_)
+            | agent_message::Kind::CredentialChange(_)
             | agent_message::Kind::Leaving(_) => {}
         }
+        let mut kept = None;
+        if let agent_message::Kind::CredentialChange(change) = message.kind.as_ref().unwrap()
+            && change.step() == v1::CredentialStep::Kept
+            && self.master.has_session(stream)
+        {
+            kept = Sha256::try_from(change.sha256.as_ref()).ok();
+        }
         let out = self.master.hear(stream, message, self.now_ms());
+        if let Some(kept) = kept {
+            self.void.replace_all_by(kept);
+        }
         self.carry(out);
+    }
+
+    /// Somebody copies the agent's state folder.
+    pub(crate) fn steal_credential(&mut self) {
+        self.thief.stolen = self.keyring.copy();
+    }
+
+    /// Whoever has a copy opens a session with it, answers the welcome, and where it is asked for another credential gives
+    /// one of its own, or says nothing; whether it is let in.
+    pub(crate) fn intrude(&mut self, takes_over: bool) -> bool {
+        if self.master.is_down() {
+            return false;
+        }
+        let Some(stolen) = self.thief.stolen.clone() else { return false };
+        let register = self.thiefs_registration("");
+        let Ok((stream, _)) = self.master.register(&stolen, register, self.now_ms()) else { return false };
+        assert!(!self.void.has(stolen.verifier().as_bytes()), "a void secret opens a session");
+        let heartbeat = agent_message::Kind::Heartbeat(v1::Heartbeat::default());
+        let told = self.master.hear(stream, message(heartbeat), self.now_ms());
+        let is_asked = told.iter().any(|out| {
+            matches!(out, Out::Message(_, told)
+            if matches!(told.kind, Some(master_message::Kind::CredentialWanted(_))))
+        });
+        if takes_over && is_asked {
+            let next = self.thief.make_next();
+            let verifier = *next.verifier().as_bytes();
+            for step in [v1::CredentialStep::Made, v1::CredentialStep::Kept] {
+                let change = v1::CredentialChange { sha256: verifier.to_vec().into(), step: step.into() };
+                let change = agent_message::Kind::CredentialChange(change);
+                self.master.hear(stream, message(change), self.now_ms());
+            }
+            self.void.replace_all_by(verifier);
+            self.thief.stolen = Some(next);
+        }
+        true
+    }
+
+    /// Whoever has the credential, its owner too, says that its node is elsewhere: nobody gets what is for there.
+    pub(crate) fn claim_another_place(&mut self) {
+        if self.master.is_down() {
+            return;
+        }
+        self.master.publish_elsewhere(&text_of("elsewhere", self.next_config), "sg", self.now_ms());
+        self.next_config += 1;
+        for credential in [Some(self.keyring.shown()), self.thief.stolen.clone()].into_iter().flatten() {
+            let register = self.thiefs_registration("sg");
+            let claimed = self.master.register(&credential, register, self.now_ms());
+            assert!(claimed.is_err(), "an agent calls itself what it likes");
+        }
+    }
+
+    fn thiefs_registration(&mut self, region: &str) -> v1::Register {
+        self.thief.starts += 1;
+        v1::Register {
+            protocol_revision: 1,
+            node_id: NODE.to_owned(),
+            instance_id: self.thief.instance_id().to_vec().into(),
+            region: region.to_owned(),
+            capabilities: vec![capability::CREDENTIAL_CHANGE.to_owned()],
+            ..v1::Register::default()
+        }
+    }
+
+    /// An operator deletes the node, or where it is deleted lets it in again.
+    pub(crate) fn delete_or_let_in(&mut self) {
+        if self.master.is_down() {
+            return;
+        }
+        if self.master.is_enrolled() {
+            self.master.delete(self.now_ms());
+            self.void.delete_all();
+        } else {
+            self.let_in();
+        }
+    }
+
+    /// An operator lets the node in where it is barred.
+    pub(crate) fn let_in(&mut self) {
+        if !self.master.is_down() && self.master.is_barred() {
+            self.master.let_in(self.now_ms());
+        }
+    }
+
+    /// What an operator does where a thief was there first: the node is deleted and let in, and its agent enrols anew.
+    pub(crate) fn recover_credential(&mut self) {
+        if !self.agent.is_live() && self.master.is_enrolled() {
+            assert!(self.master.knows_of_copy(), "the agent is locked out, and nobody knows why");
+            self.delete_or_let_in();
+            self.let_in();
+        }
+    }
+
+    pub(crate) fn is_agent_live(&self) -> bool {
+        self.agent.is_live()
     }
 
     fn poll_master(&mut self) {
@@ -441,7 +612,7 @@ impl World {
     }
 
     pub(crate) fn command(&mut self, command: Command) {
-        if self.master.is_down() || !self.is_enrolled {
+        if self.master.is_down() || !self.master.is_enrolled() {
             return;
         }
         // Ids of one millisecond have no order.
@@ -524,6 +695,7 @@ impl World {
         if is_down && !self.master.is_down() {
             self.lose_line();
             self.master.kill();
+            self.void.forget_replaced();
         }
         if !is_down {
             self.master.restart();
@@ -536,7 +708,8 @@ impl World {
         self.has_forgotten_before |= self.disk.current.is_none() && self.dataplane.text != OWN_FILE;
         self.instance += 1;
         self.refused_here.clear();
-        self.agent = agent_of(&self.disk, self.instance, self.is_enrolled, self.random.next());
+        let is_enrolled = self.keyring.start();
+        self.agent = agent_of(&self.disk, self.instance, is_enrolled, self.random.next());
     }
 
     pub(crate) fn kill_dataplane(&mut self) {
@@ -572,9 +745,28 @@ impl Delivery {
             Delivery::ToMaster(..)
             | Delivery::Register(..)
             | Delivery::ToAgent(_, Event::Received { .. }) => true,
-            Delivery::ToAgent(..) | Delivery::Enrol(_) | Delivery::Do(..) => false,
+            Delivery::ToAgent(..) | Delivery::Enrol(..) | Delivery::Do(..) => false,
         }
     }
+}
+
+fn message(kind: agent_message::Kind) -> v1::AgentMessage {
+    v1::AgentMessage { kind: Some(kind) }
+}
+
+/// As the agent's driver reads it out of the status.
+fn failure(refusal: &Refusal) -> LinkFailure {
+    let is_used = refusal.details.iter().any(|detail| detail.field == "credential_sha256");
+    let kind = if is_used {
+        LinkFailureKind::UsedCredential
+    } else if refusal.kind == Kind::Unauthenticated {
+        LinkFailureKind::Unauthenticated
+    } else if [Kind::Forbidden, Kind::Conflict, Kind::Invalid].contains(&refusal.kind) {
+        LinkFailureKind::Refused
+    } else {
+        LinkFailureKind::Transient
+    };
+    LinkFailure { kind, message: refusal.message.clone() }
 }
 
 fn unreachable() -> LinkFailure {
