@@ -1,6 +1,8 @@
 //! The driver: one loop that hands events to the machine and carries out what it wants, each thing in a task of its own
 //! that answers with an event. It decides nothing.
 
+mod store_work;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -29,12 +31,12 @@ use crate::state::{
 use crate::store::Store;
 use crate::{Failure, config, systemd};
 
+use store_work::StoreWork;
+
 /// Events that may wait for the loop; who has more to say waits.
 const EVENTS_MAX: usize = 64;
 /// Room in the outbox below which no command's output is taken: reports must still find a place.
 const OUTBOX_RESERVE: usize = 16;
-/// The machine waits for each thing that it wants kept, and has at most two to be dropped meanwhile.
-const STORE_WORK_MAX: usize = 8;
 /// How long what was said last may take to be sent when a session is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -92,14 +94,6 @@ struct Session {
     task: JoinHandle<()>,
 }
 
-enum StoreWork {
-    Save(Published),
-    Promote(Published),
-    Drop,
-    MakeCredential(NodeId),
-    KeepCredential,
-}
-
 impl Driver {
     fn begin(path: &Path, config: AgentConfig, log: LogSwitch) -> Result<Self, Failure> {
         let store = Store::open(&config.state_dir)
@@ -140,7 +134,7 @@ impl Driver {
             previous: previous(&store, &credential),
             credential,
             enrolling: None,
-            store_work: spawn_store(store.clone(), event_to.clone()),
+            store_work: store_work::spawn(store.clone(), event_to.clone()),
             store,
             systemd,
             host,
@@ -512,42 +506,6 @@ fn tell_start(start: &Start, config: &AgentConfig) {
     }
     if !start.is_enrolled && !start.can_enroll {
         warn!("the node is not enrolled, and there is neither a join token nor a client certificate");
-    }
-}
-
-/// Does what the machine wants of the store, beside the loop: a disk may be slow.
-fn spawn_store(store: Store, events: mpsc::Sender<Event>) -> mpsc::Sender<StoreWork> {
-    let (work_to, mut works) = mpsc::channel::<StoreWork>(STORE_WORK_MAX);
-    tokio::spawn(async move {
-        while let Some(work) = works.recv().await {
-            let store = store.clone();
-            let event = tokio::task::spawn_blocking(move || work.carry_out(&store)).await.ok().flatten();
-            if let Some(event) = event {
-                let _ = events.send(event).await;
-            }
-        }
-    });
-    work_to
-}
-
-impl StoreWork {
-    fn carry_out(self, store: &Store) -> Option<Event> {
-        let told = |result: io::Result<()>| result.map_err(|error| error.to_string());
-        match self {
-            Self::Save(config) => Some(Event::Saved(told(store.save_candidate(&config)))),
-            Self::Promote(config) => Some(Event::Promoted(told(store.promote(&config)))),
-            Self::MakeCredential(node) => {
-                let made = store.next_credential(&node).map(|made| *made.verifier().as_bytes());
-                Some(Event::CredentialMade(made.map_err(|error| error.to_string())))
-            }
-            Self::KeepCredential => Some(Event::CredentialKept(told(store.keep_next_credential()))),
-            Self::Drop => {
-                if let Err(error) = store.drop_candidate() {
-                    warn!(%error, "a refused config cannot be removed");
-                }
-                None
-            }
-        }
     }
 }
 

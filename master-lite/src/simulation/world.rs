@@ -2,6 +2,9 @@
 //! plane that refuses, dies and drains, and a network that loses what is on its way. All of it in one thread, in simulated
 //! time, from one seed.
 
+mod intrusion;
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
@@ -9,8 +12,8 @@ use control_agent::state::{
     Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Start, Task,
     TaskEnd, Time,
 };
-use proto::fleet::{NodeCredential, capability};
-use proto::v1::{self, agent_message, master_message};
+use proto::fleet::NodeCredential;
+use proto::v1;
 
 use super::credentials::{Keyring, Sha256, Thief, Void};
 use super::dataplane::{Dataplane, OWN_FILE};
@@ -18,7 +21,6 @@ use super::master::{Master, NODE, Out};
 use super::random::Random;
 use crate::service::commands::command::Command;
 use crate::service::commands::task::{Run, RunState};
-use crate::service::refusal::{Kind, Refusal};
 
 /// No simulated moment has more events than this: more is a loop.
 const EVENTS_AT_ONCE_MAX: u32 = 2_000;
@@ -406,197 +408,8 @@ impl World {
         }
     }
 
-    fn enrol(&mut self, credential: &NodeCredential) -> Result<(), LinkFailure> {
-        if !self.is_reachable() {
-            return Err(unreachable());
-        }
-        let (was_barred, verifier) = (self.master.is_barred(), *credential.verifier().as_bytes());
-        self.master.enrol(credential, self.now_ms()).map_err(|refusal| failure(&refusal))?;
-        assert!(!was_barred, "a node is let in whose id is barred");
-        assert!(!self.void.was_deleted(&verifier), "a node enrols with a secret of a node that was deleted");
-        self.void.add_good(verifier);
-        Ok(())
-    }
-
-    fn register(&mut self, session: u64, credential: &NodeCredential, register: v1::Register) {
-        if !self.is_reachable() {
-            return self.tell(Duration::ZERO, Event::Disconnected { session, failure: unreachable() });
-        }
-        let verifier = *credential.verifier().as_bytes();
-        let otherwise = self.keyring.otherwise(credential);
-        match self.master.register(credential, register.clone(), self.now_ms()) {
-            Err(Refusal { kind: Kind::Unauthenticated, .. }) if otherwise.is_some() => {
-                otherwise.iter().for_each(|other| self.register(session, other, register.clone()));
-            }
-            Ok((stream, out)) => {
-                assert!(!self.void.has(&verifier), "a void secret opens a session");
-                // If it is the next one, the others are void now; if it is not, they are already.
-                self.void.add_good(verifier);
-                self.last_heartbeat = self.now;
-                self.line = Some(Line { session, stream });
-                self.carry(out);
-            }
-            Err(refusal) => {
-                let failure = failure(&refusal);
-                self.tell(Duration::ZERO, Event::Disconnected { session, failure });
-            }
-        }
-    }
-
-    fn hear(&mut self, stream: u64, message: v1::AgentMessage) {
-        match message.kind.as_ref().unwrap() {
-            agent_message::Kind::Heartbeat(_) => self.last_heartbeat = self.now,
-            agent_message::Kind::ConfigAck(ack) => {
-                let revision = ack.config.as_ref().unwrap().revision;
-                let is_kept = self.disk.current.as_ref().is_some_and(|config| config.revision() == revision);
-                assert!(is_kept, "revision {revision} was acknowledged, and is not kept");
-            }
-            agent_message::Kind::CommandResult(result) => {
-                let before = self.told.insert(result.command_id.clone(), result.outcome());
-                assert!(
-                    before.is_none_or(|before| before == result.outcome()),
-                    "two results for one command"
-                );
-            }
-            agent_message::Kind::Register(_) => panic!("only the first message registers"),
-            agent_message::Kind::Metrics(_)
-            | agent_message::Kind::MetricsPiece(_)
-            | agent_message::Kind::ConfigNack(_)
-            | agent_message::Kind::ConfigDeferred(_)
-            | agent_message::Kind::CommandOutput(_)
-            | agent_message::Kind::CredentialChange(_)
-            | agent_message::Kind::Leaving(_) => {}
-        }
-        let mut kept = None;
-        if let agent_message::Kind::CredentialChange(change) = message.kind.as_ref().unwrap()
-            && change.step() == v1::CredentialStep::Kept
-            && self.master.has_session(stream)
-        {
-            kept = Sha256::try_from(change.sha256.as_ref()).ok();
-        }
-        let out = self.master.hear(stream, message, self.now_ms());
-        if let Some(kept) = kept {
-            self.void.replace_all_by(kept);
-        }
-        self.carry(out);
-    }
-
-    /// Somebody copies the agent's state folder.
-    pub(crate) fn steal_credential(&mut self) {
-        self.thief.stolen = self.keyring.copy();
-    }
-
-    /// Whoever has a copy opens a session with it, answers the welcome, and where it is asked for another credential gives
-    /// one of its own, or says nothing; whether it is let in.
-    pub(crate) fn intrude(&mut self, takes_over: bool) -> bool {
-        if self.master.is_down() {
-            return false;
-        }
-        let Some(stolen) = self.thief.stolen.clone() else { return false };
-        let register = self.thiefs_registration("");
-        let Ok((stream, _)) = self.master.register(&stolen, register, self.now_ms()) else { return false };
-        assert!(!self.void.has(stolen.verifier().as_bytes()), "a void secret opens a session");
-        let heartbeat = agent_message::Kind::Heartbeat(v1::Heartbeat::default());
-        let told = self.master.hear(stream, message(heartbeat), self.now_ms());
-        let is_asked = told.iter().any(|out| {
-            matches!(out, Out::Message(_, told)
-            if matches!(told.kind, Some(master_message::Kind::CredentialWanted(_))))
-        });
-        if takes_over && is_asked {
-            let next = self.thief.make_next();
-            let verifier = *next.verifier().as_bytes();
-            for step in [v1::CredentialStep::Made, v1::CredentialStep::Kept] {
-                let change = v1::CredentialChange { sha256: verifier.to_vec().into(), step: step.into() };
-                let change = agent_message::Kind::CredentialChange(change);
-                self.master.hear(stream, message(change), self.now_ms());
-            }
-            self.void.replace_all_by(verifier);
-            self.thief.stolen = Some(next);
-        }
-        true
-    }
-
-    /// Whoever has the credential, its owner too, says that its node is elsewhere: nobody gets what is for there.
-    pub(crate) fn claim_another_place(&mut self) {
-        if self.master.is_down() {
-            return;
-        }
-        self.master.publish_elsewhere(&text_of("elsewhere", self.next_config), "sg", self.now_ms());
-        self.next_config += 1;
-        for credential in [Some(self.keyring.shown()), self.thief.stolen.clone()].into_iter().flatten() {
-            let register = self.thiefs_registration("sg");
-            let claimed = self.master.register(&credential, register, self.now_ms());
-            assert!(claimed.is_err(), "an agent calls itself what it likes");
-        }
-    }
-
-    fn thiefs_registration(&mut self, region: &str) -> v1::Register {
-        self.thief.starts += 1;
-        v1::Register {
-            protocol_revision: 1,
-            node_id: NODE.to_owned(),
-            instance_id: self.thief.instance_id().to_vec().into(),
-            region: region.to_owned(),
-            capabilities: vec![capability::CREDENTIAL_CHANGE.to_owned()],
-            ..v1::Register::default()
-        }
-    }
-
-    /// An operator deletes the node, or where it is deleted lets it in again.
-    pub(crate) fn delete_or_let_in(&mut self) {
-        if self.master.is_down() {
-            return;
-        }
-        if self.master.is_enrolled() {
-            self.master.delete(self.now_ms());
-            self.void.delete_all();
-        } else {
-            self.let_in();
-        }
-    }
-
-    /// An operator lets the node in where it is barred.
-    pub(crate) fn let_in(&mut self) {
-        if !self.master.is_down() && self.master.is_barred() {
-            self.master.let_in(self.now_ms());
-        }
-    }
-
-    /// What an operator does where a thief was there first: the node is deleted and let in, and its agent enrols anew.
-    pub(crate) fn recover_credential(&mut self) {
-        if !self.agent.is_live() && self.master.is_enrolled() {
-            assert!(self.master.knows_of_copy(), "the agent is locked out, and nobody knows why");
-            self.delete_or_let_in();
-            self.let_in();
-        }
-    }
-
     pub(crate) fn is_agent_live(&self) -> bool {
         self.agent.is_live()
-    }
-
-    fn poll_master(&mut self) {
-        let out = self.master.poll(self.now_ms());
-        self.carry(out);
-    }
-
-    /// Brings to the agent what the master says, as far as the network does.
-    fn carry(&mut self, out: Vec<Out>) {
-        for out in out {
-            let (Out::Message(stream, _) | Out::End(stream)) = &out;
-            let line = self.line.filter(|line| line.stream == *stream && !self.network_is_cut);
-            let Some(Line { session, .. }) = line else { continue };
-            match out {
-                Out::Message(_, message) => {
-                    self.tell(Duration::from_millis(10), Event::Received { session, message });
-                }
-                Out::End(_) => {
-                    self.line = None;
-                    let ended = Event::Disconnected { session, failure: unreachable() };
-                    self.tell(Duration::from_millis(10), ended);
-                }
-            }
-        }
     }
 
     /// A new config is published; what it does is in its text.
@@ -748,25 +561,6 @@ impl Delivery {
             Delivery::ToAgent(..) | Delivery::Enrol(..) | Delivery::Do(..) => false,
         }
     }
-}
-
-fn message(kind: agent_message::Kind) -> v1::AgentMessage {
-    v1::AgentMessage { kind: Some(kind) }
-}
-
-/// As the agent's driver reads it out of the status.
-fn failure(refusal: &Refusal) -> LinkFailure {
-    let is_used = refusal.details.iter().any(|detail| detail.field == "credential_sha256");
-    let kind = if is_used {
-        LinkFailureKind::UsedCredential
-    } else if refusal.kind == Kind::Unauthenticated {
-        LinkFailureKind::Unauthenticated
-    } else if [Kind::Forbidden, Kind::Conflict, Kind::Invalid].contains(&refusal.kind) {
-        LinkFailureKind::Refused
-    } else {
-        LinkFailureKind::Transient
-    };
-    LinkFailure { kind, message: refusal.message.clone() }
 }
 
 fn unreachable() -> LinkFailure {
