@@ -25,6 +25,21 @@ const SEEN_AGAIN_AFTER_MS: u64 = 60_000;
 /// minute; one that was tried once at night is to be seen in the morning, and is in the audit log for good.
 pub(crate) const COPY_SHOWN_MS: u64 = 12 * 3_600_000;
 
+/// An agent that has come in the place of another is not asked for another credential before that: if there are two, the
+/// other one is back within half a minute, and a copy is not to be the first to replace what both have.
+pub(crate) const NEWCOMER_WAITS_MS: u64 = 90_000;
+
+/// What an agent is that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmed {
+    /// The one that had the last session, or the first one ever.
+    Known,
+    /// One that has come in the place of another.
+    Newcomer,
+    /// The one that was there first of two with one credential.
+    Copied,
+}
+
 /// What an agent says first.
 #[derive(Clone, Debug)]
 pub(crate) struct Registration {
@@ -189,11 +204,11 @@ impl Nodes {
     ///
     /// # Errors
     /// The node has been removed, or the store fails.
-    pub(crate) fn confirm(&self, call: &Call, id: &str, instance_id: &[u8]) -> Result<bool, Refusal> {
+    pub(crate) fn confirm(&self, call: &Call, id: &str, instance_id: &[u8]) -> Result<Confirmed, Refusal> {
         let key = id.to_owned();
         let mut known = find(&self.store().read()?, id)?;
         if known.instances.arrive(instance_id) == Arrival::Same {
-            return Ok(false);
+            return Ok(Confirmed::Known);
         }
         let arrival = self.store().observe(|writer| {
             let mut record: NodeRecord = find(writer, id)?;
@@ -206,7 +221,11 @@ impl Nodes {
             writer.put(NODES, &key, &record)?;
             Ok::<_, Refusal>(arrival)
         })?;
-        let Arrival::Back(other) = arrival else { return Ok(false) };
+        let other = match arrival {
+            Arrival::Back(other) => other,
+            Arrival::New => return Ok(Confirmed::Newcomer),
+            Arrival::Same | Arrival::First | Arrival::ShutOut => return Ok(Confirmed::Known),
+        };
         let detail = format!(
             "two agents use the credential of this node: the one that was there first stays, the other one ({other}…) is \
              shut out"
@@ -216,7 +235,7 @@ impl Nodes {
         self.store().change(|_| {
             Ok::<_, Refusal>(((), call.refused("nodes.copied_credential", id, detail.as_str())))
         })?;
-        Ok(true)
+        Ok(Confirmed::Copied)
     }
 
     /// Notes that somebody uses a copy of a node's credential. That it was refused is noted by whoever refused it.

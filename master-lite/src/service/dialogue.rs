@@ -62,6 +62,11 @@ impl Dialogue {
         self.change_at_ms = self.change_at_ms.map(|_| 0);
     }
 
+    /// The agent is not asked for another credential before that.
+    pub(crate) fn delay_credential(&mut self, until_ms: u64) {
+        self.change_at_ms = self.change_at_ms.map(|due_ms| due_ms.max(until_ms));
+    }
+
     /// The agent has replaced its credential; when it is to do so again.
     pub(crate) fn set_credential_change(&mut self, at_ms: Option<u64>) {
         self.change_at_ms = at_ms;
@@ -268,6 +273,8 @@ mod tests {
         assert_eq!(dialogue.poll_credential(u64::MAX - 1), None);
         dialogue.hurry_credential();
         assert_eq!(dialogue.poll_credential(200 + ASK_AGAIN_AFTER_MS), wanted);
+        dialogue.delay_credential(u64::MAX / 2);
+        assert_eq!(dialogue.poll_credential(u64::MAX / 2 - 1), None);
         // One that has none, or cannot make another, is not asked.
         dialogue.set_credential_change(None);
         dialogue.hurry_credential();

@@ -30,7 +30,9 @@ pub(crate) struct Instances {
 pub(crate) enum Arrival {
     /// The one that had the last session.
     Same,
-    /// One that was never seen before.
+    /// The first one of the node.
+    First,
+    /// One that was never seen before, in the place of another.
     New,
     /// One that another had come in the place of, which is shut out now: its beginning.
     Back(String),
@@ -61,10 +63,11 @@ impl Instances {
             forget_oldest(&mut self.shut_out);
             return Arrival::Back(other.chars().take(SHOWN_CHARS).collect());
         }
-        if !other.is_empty() {
-            self.before.push(other);
-            forget_oldest(&mut self.before);
+        if other.is_empty() {
+            return Arrival::First;
         }
+        self.before.push(other);
+        forget_oldest(&mut self.before);
         Arrival::New
     }
 }
@@ -88,8 +91,8 @@ mod tests {
     #[test]
     fn an_agent_that_is_started_anew_is_no_copy() {
         let mut instances = Instances::default();
-        for instance in [1, 2, 3] {
-            assert_eq!(instances.arrive(&[instance; 16]), Arrival::New);
+        for (instance, arrival) in [(1, Arrival::First), (2, Arrival::New), (3, Arrival::New)] {
+            assert_eq!(instances.arrive(&[instance; 16]), arrival);
             assert_eq!(instances.arrive(&[instance; 16]), Arrival::Same);
         }
     }

@@ -13,7 +13,7 @@ use proto::v1::{AgentMessage, Goodbye, GoodbyeReason, MasterMessage, Register};
 use super::platter::Platter;
 use crate::api::grpc::registration;
 use crate::config::Config;
-use crate::service::admission::Changed;
+use crate::service::admission::{Changed, Confirmed, NEWCOMER_WAITS_MS};
 use crate::service::call::{Actor, Call, Role};
 use crate::service::commands::command::{Command, Wish};
 use crate::service::commands::task::Run;
@@ -157,13 +157,12 @@ impl Master {
         };
         let mut answers: Vec<Told> = answer.into_iter().collect();
         // Only a session of a node that was deleted meanwhile fails in any of this: it ends.
-        if is_first
-            && services
-                .nodes
-                .confirm(&agent(now_ms), NODE, &seat.instance_id)
-                .is_ok_and(|is_copied| is_copied)
-        {
-            seat.dialogue.hurry_credential();
+        if is_first {
+            match services.nodes.confirm(&agent(now_ms), NODE, &seat.instance_id) {
+                Ok(Confirmed::Newcomer) => seat.dialogue.delay_credential(now_ms + NEWCOMER_WAITS_MS),
+                Ok(Confirmed::Copied) => seat.dialogue.hurry_credential(),
+                Ok(Confirmed::Known) | Err(_) => {}
+            }
         }
         if let Some(Said::CredentialChange(change)) = &said {
             match services.change_credential(NODE, change, now_ms) {

@@ -232,7 +232,7 @@ fn an_owner_who_was_robbed_for_good_is_let_in_again_by_hand() {
     world.run_for(Duration::from_secs(5));
     world.steal_credential();
     world.run_for(Duration::from_secs(20));
-    // Half a minute after it was enrolled, or somewhat more, whoever is there is asked for another.
+    // Whoever is there for long enough is asked for another, and its owner is away for longer.
     world.cut_network(true);
     world.run_for(Duration::from_secs(15));
     assert!(world.intrude(true));

@@ -23,7 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{ask, call_of, peer_of};
 use crate::keys;
-use crate::service::admission::{Changed, Registration};
+use crate::service::admission::{Changed, Confirmed, NEWCOMER_WAITS_MS, Registration};
 use crate::service::call::{Actor, Call, now_ms};
 use crate::service::convergence::NodeConfigRecord;
 use crate::service::dialogue::{self, Dialogue, Heard, Over};
@@ -257,8 +257,10 @@ impl Session {
         let instance = self.instance.clone();
         let asked =
             ask(&self.services, move |services| services.nodes.confirm(&call, &node, &instance)).await;
-        if asked.map_err(End::Failed)? {
-            self.dialogue.hurry_credential();
+        match asked.map_err(End::Failed)? {
+            Confirmed::Known => {}
+            Confirmed::Newcomer => self.dialogue.delay_credential(at_ms + NEWCOMER_WAITS_MS),
+            Confirmed::Copied => self.dialogue.hurry_credential(),
         }
         Ok(())
     }

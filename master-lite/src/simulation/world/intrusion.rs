@@ -1,5 +1,7 @@
 //! What befalls the agent's credential: copies, false claims, and an operator who deletes the node and lets it in again.
 
+use std::time::Duration;
+
 use proto::fleet::capability;
 use proto::v1::{self, agent_message, master_message};
 
@@ -21,12 +23,12 @@ impl World {
         let register = self.thiefs_registration("");
         let Ok((stream, _)) = self.master.register(&stolen, register, self.now_ms()) else { return false };
         assert!(!self.void.has(stolen.verifier().as_bytes()), "a void secret opens a session");
-        let heartbeat = agent_message::Kind::Heartbeat(v1::Heartbeat::default());
-        let told = self.master.hear(stream, message(heartbeat), self.now_ms());
-        let is_asked = told.iter().any(|out| {
-            matches!(out, Out::Message(_, told)
-            if matches!(told.kind, Some(master_message::Kind::CredentialWanted(_))))
-        });
+        let mut is_asked = self.beat(stream);
+        // A thief who stays: the owner has as long to come back.
+        for _ in 0..if takes_over { 10 } else { 0 } {
+            self.run_for(Duration::from_secs(10));
+            is_asked |= !self.master.is_down() && self.beat(stream);
+        }
         if takes_over && is_asked {
             let next = self.thief.make_next();
             let verifier = *next.verifier().as_bytes();
@@ -39,6 +41,16 @@ impl World {
             self.thief.stolen = Some(next);
         }
         true
+    }
+
+    /// The thief's heartbeat; whether another credential is wanted.
+    fn beat(&mut self, stream: u64) -> bool {
+        let heartbeat = agent_message::Kind::Heartbeat(v1::Heartbeat::default());
+        let told = self.master.hear(stream, message(heartbeat), self.now_ms());
+        told.iter().any(|out| {
+            let Out::Message(_, told) = out else { return false };
+            matches!(told.kind, Some(master_message::Kind::CredentialWanted(_)))
+        })
     }
 
     /// Whoever has the credential, its owner too, says that its node is elsewhere: nobody gets what is for there.
