@@ -1,6 +1,8 @@
 //! The driver: one loop that hands events to the machine and carries out what it wants, each thing in a task of its own
 //! that answers with an event. It decides nothing.
 
+mod store_work;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -23,16 +25,18 @@ use crate::master::{self, OUTBOX_MAX};
 use crate::report::host::Host;
 use crate::report::{metrics, unix_ms};
 use crate::signals::{Signals, Wish};
-use crate::state::{Action, Agent, Event, Identity, LinkFailure, Published, Refusal, Relink, Start};
+use crate::state::{
+    Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, Refusal, Relink, Start,
+};
 use crate::store::Store;
 use crate::{Failure, config, systemd};
+
+use store_work::StoreWork;
 
 /// Events that may wait for the loop; who has more to say waits.
 const EVENTS_MAX: usize = 64;
 /// Room in the outbox below which no command's output is taken: reports must still find a place.
 const OUTBOX_RESERVE: usize = 16;
-/// The machine waits for each thing that it wants kept, and has at most two to be dropped meanwhile.
-const STORE_WORK_MAX: usize = 8;
 /// How long what was said last may take to be sent when a session is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -61,6 +65,10 @@ struct Driver {
     agent: Agent,
     instance_id: [u8; 16],
     credential: NodeCredential,
+    /// What is shown where the master does not know the credential: see [`Driver::connect_anew`].
+    previous: Option<NodeCredential>,
+    /// What the node enrols with.
+    enrolling: Option<NodeCredential>,
     store: Store,
     dataplane: Dataplane,
     systemd: Systemd,
@@ -78,16 +86,12 @@ struct Driver {
 
 struct Session {
     number: u64,
+    /// What it was opened with.
+    credential: NodeCredential,
     /// Of the certificates and the key that it was opened with.
     files: ConfigDigest,
     outbox: mpsc::Sender<v1::AgentMessage>,
     task: JoinHandle<()>,
-}
-
-enum StoreWork {
-    Save(Published),
-    Promote(Published),
-    Drop,
 }
 
 impl Driver {
@@ -127,8 +131,10 @@ impl Driver {
             began: Instant::now(),
             agent: Agent::new(start, Box::new(check_text)),
             instance_id,
+            previous: previous(&store, &credential),
             credential,
-            store_work: spawn_store(store.clone(), event_to.clone()),
+            enrolling: None,
+            store_work: store_work::spawn(store.clone(), event_to.clone()),
             store,
             systemd,
             host,
@@ -189,6 +195,20 @@ impl Driver {
         if let Event::Ended { command, .. } = &event {
             self.commands.remove(command);
         }
+        if matches!(event, Event::Enrolled(Ok(())))
+            && let Some(enrolled) = self.enrolling.take()
+        {
+            (self.credential, self.previous) = (enrolled, None);
+        }
+        if matches!(event, Event::CredentialKept(Ok(()))) {
+            self.read_credential();
+        }
+        if let Event::Disconnected { session, failure } = &event
+            && failure.kind == LinkFailureKind::Unauthenticated
+            && self.connect_anew(*session)
+        {
+            return;
+        }
         self.agent.handle(self.began.elapsed(), event);
     }
 
@@ -212,6 +232,10 @@ impl Driver {
             Action::SaveCandidate(config) => self.store(StoreWork::Save(config)),
             Action::Promote(config) => self.store(StoreWork::Promote(config)),
             Action::DropCandidate => self.store(StoreWork::Drop),
+            Action::MakeCredential => {
+                self.store(StoreWork::MakeCredential(self.credential.node().clone()));
+            }
+            Action::KeepCredential => self.store(StoreWork::KeepCredential),
             Action::Put(config) => {
                 self.answer(async move { Event::Put(dataplane.put_config(config.text()).await) });
             }
@@ -258,39 +282,67 @@ impl Driver {
         }
     }
 
-    fn enroll(&self) {
+    /// Each time with the same new credential, until the master has enrolled it.
+    fn enroll(&mut self) {
+        let credential = match self.store.enrolling_credential(self.credential.node()) {
+            Ok(credential) => credential,
+            Err(error) => {
+                let failure = transient(format!("a new credential cannot be kept: {error}"));
+                return self.answer(async move { Event::Enrolled(Err(failure)) });
+            }
+        };
+        self.enrolling = Some(credential.clone());
         let node = &self.config.node;
         let request = v1::EnrollRequest {
             join_token: String::new(),
             node_id: node.id.clone(),
-            credential_sha256: self.credential.verifier().as_bytes().to_vec().into(),
+            credential_sha256: credential.verifier().as_bytes().to_vec().into(),
             role: role(node.role).into(),
             region: node.region.clone(),
             hostname: self.host.hostname(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let (master, store, credential) =
-            (self.config.master.clone(), self.store.clone(), self.credential.clone());
+        let (master, store) = (self.config.master.clone(), self.store.clone());
         self.answer(async move {
             let mut result = master::enroll(&master, request).await;
+            if result.as_ref().is_err_and(|failure| failure.kind == LinkFailureKind::UsedCredential)
+                && let Err(error) = store.drop_enrolling_credential()
+            {
+                warn!(%error, "a credential that is not taken cannot be removed");
+            }
             if result.is_ok() {
                 let kept = store.keep_credential(&credential);
-                result = kept.map_err(|error| LinkFailure {
-                    kind: crate::state::LinkFailureKind::Transient,
-                    message: format!("the credential cannot be kept: {error}"),
-                });
+                result = kept.map_err(|error| transient(format!("the credential cannot be kept: {error}")));
             }
             Event::Enrolled(result)
         });
     }
 
     fn connect(&mut self, number: u64) {
+        self.connect_with(number, self.credential.clone());
+    }
+
+    /// The master does not know the credential: one that was restored from a backup may know the one before, and one that
+    /// has lost nothing takes neither. Whether that is tried.
+    fn connect_anew(&mut self, number: u64) -> bool {
+        let is_first_try =
+            |session: &Session| session.number == number && session.credential == self.credential;
+        let Some(previous) =
+            self.previous.clone().filter(|_| self.session.as_ref().is_some_and(is_first_try))
+        else {
+            return false;
+        };
+        self.connect_with(number, previous);
+        true
+    }
+
+    fn connect_with(&mut self, number: u64, credential: NodeCredential) {
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-        let (master, credential) = (self.config.master.clone(), self.credential.clone());
+        let (master, shown) = (self.config.master.clone(), credential.clone());
         let (register, files) = (self.agent.registration(), master::files_digest(&master));
         let events = self.event_to.clone();
-        let task = tokio::spawn(master::session(number, master, credential, register, messages, events));
-        if let Some(before) = self.session.replace(Session { number, files, outbox, task }) {
+        let task = tokio::spawn(master::session(number, master, shown, register, messages, events));
+        if let Some(before) = self.session.replace(Session { number, credential, files, outbox, task }) {
             before.end();
         }
     }
@@ -298,14 +350,23 @@ impl Driver {
     fn send(&mut self, number: u64, message: v1::AgentMessage) {
         let Some(session) = self.session.as_ref().filter(|session| session.number == number) else { return };
         if session.outbox.try_send(message).is_err() {
-            let failure = LinkFailure {
-                kind: crate::state::LinkFailureKind::Transient,
-                message: "the master takes no messages".to_owned(),
-            };
+            let failure = transient("the master takes no messages".to_owned());
             if let Some(session) = self.session.take() {
                 session.task.abort();
             }
             self.handle(Event::Disconnected { session: number, failure });
+        }
+    }
+
+    /// The credential on the disk is another one now.
+    fn read_credential(&mut self) {
+        match credential(&self.store, &self.config) {
+            Ok((credential, _)) => {
+                self.previous = previous(&self.store, &credential);
+                self.credential = credential;
+                info!("the credential was replaced");
+            }
+            Err(failure) => error!("{}", failure.message().trim_end()),
         }
     }
 
@@ -355,6 +416,7 @@ impl Driver {
     fn relink(&mut self) -> Option<Relink> {
         match credential(&self.store, &self.config) {
             Ok((credential, is_enrolled)) => {
+                self.previous = previous(&self.store, &credential);
                 self.credential = credential;
                 let identity = identity(&self.config, self.instance_id, &self.systemd, &self.host);
                 Some(Relink { identity, is_enrolled, can_enroll: can_enroll(&self.config) })
@@ -379,6 +441,9 @@ impl Driver {
             Event::Saved(Err(error)) | Event::Promoted(Err(error)) => {
                 error!(error, "a config cannot be kept")
             }
+            Event::CredentialMade(Err(error)) | Event::CredentialKept(Err(error)) => {
+                error!(error, "a new credential cannot be kept: the one that is used stays")
+            }
             Event::Ended { command, end } => info!(%command, outcome = ?end.outcome, "a command has ended"),
             Event::Observed(_)
             | Event::ConfigRead(_)
@@ -387,6 +452,8 @@ impl Driver {
             | Event::Sampled { .. }
             | Event::Scraped(_)
             | Event::Wrote { .. }
+            | Event::CredentialMade(Ok(_))
+            | Event::CredentialKept(Ok(()))
             | Event::Reconfigured { .. }
             | Event::Stop => {}
         }
@@ -417,7 +484,16 @@ fn note_message(message: &v1::MasterMessage) {
             info!(revision = config.revision, version = config.version, "a config is offered");
         }
         Some(Kind::Goodbye(goodbye)) => info!(reason = ?goodbye.reason(), "the master ends the session"),
-        Some(Kind::HeartbeatAck(_) | Kind::Command(_) | Kind::CommandCancel(_) | Kind::Intervals(_)) => {}
+        Some(Kind::CredentialWanted(_)) => {
+            info!("the master wants another credential in the place of this one")
+        }
+        Some(
+            Kind::HeartbeatAck(_)
+            | Kind::Command(_)
+            | Kind::CommandCancel(_)
+            | Kind::Intervals(_)
+            | Kind::CredentialTaken(_),
+        ) => {}
         None => warn!("the master said something that this agent does not know"),
     }
 }
@@ -430,37 +506,6 @@ fn tell_start(start: &Start, config: &AgentConfig) {
     }
     if !start.is_enrolled && !start.can_enroll {
         warn!("the node is not enrolled, and there is neither a join token nor a client certificate");
-    }
-}
-
-/// Does what the machine wants of the store, beside the loop: a disk may be slow.
-fn spawn_store(store: Store, events: mpsc::Sender<Event>) -> mpsc::Sender<StoreWork> {
-    let (work_to, mut works) = mpsc::channel::<StoreWork>(STORE_WORK_MAX);
-    tokio::spawn(async move {
-        while let Some(work) = works.recv().await {
-            let store = store.clone();
-            let event = tokio::task::spawn_blocking(move || work.carry_out(&store)).await.ok().flatten();
-            if let Some(event) = event {
-                let _ = events.send(event).await;
-            }
-        }
-    });
-    work_to
-}
-
-impl StoreWork {
-    fn carry_out(self, store: &Store) -> Option<Event> {
-        let told = |result: io::Result<()>| result.map_err(|error| error.to_string());
-        match self {
-            Self::Save(config) => Some(Event::Saved(told(store.save_candidate(&config)))),
-            Self::Promote(config) => Some(Event::Promoted(told(store.promote(&config)))),
-            Self::Drop => {
-                if let Err(error) = store.drop_candidate() {
-                    warn!(%error, "a refused config cannot be removed");
-                }
-                None
-            }
-        }
     }
 }
 
@@ -523,6 +568,15 @@ fn credential(store: &Store, config: &AgentConfig) -> Result<(NodeCredential, bo
     let node: NodeId =
         config.node.id.parse().map_err(|error| Failure::Unusable(format!("node.id: {error}\n")))?;
     store.credential(&node).map_err(|error| failed("the node's credential", &error))
+}
+
+/// None, too, where it cannot be read: it is of use only where the other is of none.
+fn previous(store: &Store, credential: &NodeCredential) -> Option<NodeCredential> {
+    store.previous_credential(credential.node()).ok().flatten()
+}
+
+fn transient(message: String) -> LinkFailure {
+    LinkFailure { kind: LinkFailureKind::Transient, message }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -26,6 +26,9 @@ pub const OUTBOX_MAX: usize = 64;
 /// The longest file of certificates or of a key; the authorities of a whole distribution have a quarter of it.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
+/// What the master's refusal begins with where the credential is to blame: the field's name.
+const USED_CREDENTIAL: &str = "credential_sha256:";
+
 /// Exchanges the join token.
 ///
 /// # Errors
@@ -165,6 +168,9 @@ fn join_token(master: &Master) -> io::Result<String> {
 
 fn failure(status: &Status) -> LinkFailure {
     let kind = match status.code() {
+        Code::PermissionDenied if status.message().starts_with(USED_CREDENTIAL) => {
+            LinkFailureKind::UsedCredential
+        }
         Code::Unauthenticated => LinkFailureKind::Unauthenticated,
         Code::PermissionDenied
         | Code::InvalidArgument

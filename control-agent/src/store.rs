@@ -2,7 +2,10 @@
 //! credential. Whatever happens while something is written, what is read later is whole or is known to be not.
 //!
 //! ```text
-//! STATE_DIR/credential        0600; credential.new until the master has enrolled it
+//! STATE_DIR/credential            0600; what sessions are opened with
+//! STATE_DIR/credential.new        until the master has enrolled it
+//! STATE_DIR/credential.next       to take its place, until the master has taken it
+//! STATE_DIR/credential.previous   the one before, which a master knows that was restored from a backup
 //! STATE_DIR/config/current.toml     the last config that was verified to serve
 //! STATE_DIR/config/previous.toml    the one before
 //! STATE_DIR/config/candidate.toml   the one that is being applied
@@ -117,26 +120,85 @@ impl Store {
     /// # Errors
     /// It cannot be read or written, or there is no randomness.
     pub fn credential(&self, node: &NodeId) -> io::Result<(NodeCredential, bool)> {
-        for (name, is_enrolled) in [("credential", true), ("credential.new", false)] {
-            let known = self.read_credential(name)?.filter(|credential| credential.node() == node);
-            if let Some(credential) = known {
-                return Ok((credential, is_enrolled));
-            }
+        if let Some(credential) = self.credential_of("credential", node)? {
+            return Ok((credential, true));
         }
-        let mut secret = [0; SECRET_BYTES];
-        getrandom::fill(&mut secret).map_err(io::Error::other)?;
-        let credential = NodeCredential::new(node.clone(), secret);
-        write_whole(&self.dir.join("credential.new"), credential.reveal().as_bytes())?;
-        Ok((credential, false))
+        Ok((self.enrolling_credential(node)?, false))
     }
 
-    /// The master has enrolled the credential.
+    /// What the node enrols with: a new credential, and the same one until the master has enrolled it.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or there is no randomness.
+    pub fn enrolling_credential(&self, node: &NodeId) -> io::Result<NodeCredential> {
+        match self.credential_of("credential.new", node)? {
+            Some(credential) => Ok(credential),
+            None => self.make_credential("credential.new", node),
+        }
+    }
+
+    /// What the node was to enrol with is not taken: another one is made for the next try.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn drop_enrolling_credential(&self) -> io::Result<()> {
+        remove_if_there(&self.dir.join("credential.new"))
+    }
+
+    /// The credential before this one, if there was one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn previous_credential(&self, node: &NodeId) -> io::Result<Option<NodeCredential>> {
+        self.credential_of("credential.previous", node)
+    }
+
+    /// The master has enrolled the credential: nothing of an earlier life is kept.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn keep_credential(&self, credential: &NodeCredential) -> io::Result<()> {
         write_whole(&self.dir.join("credential"), credential.reveal().as_bytes())?;
-        remove_if_there(&self.dir.join("credential.new"))
+        ["credential.new", "credential.next", "credential.previous"]
+            .iter()
+            .try_for_each(|name| remove_if_there(&self.dir.join(name)))
+    }
+
+    /// Makes a credential to take the place of the one that is used: another one each time, for what lay on the disk may
+    /// have been copied.
+    ///
+    /// # Errors
+    /// It cannot be written, or there is no randomness.
+    pub fn next_credential(&self, node: &NodeId) -> io::Result<NodeCredential> {
+        self.make_credential("credential.next", node)
+    }
+
+    /// The credential that was made last takes the place of the one that is used.
+    ///
+    /// # Errors
+    /// It cannot be written, or there is none: the one that is used stays.
+    pub fn keep_next_credential(&self) -> io::Result<()> {
+        let [used, next, previous] =
+            ["credential", "credential.next", "credential.previous"].map(|name| self.dir.join(name));
+        let linked = self.dir.join("credential.linked");
+        remove_if_there(&linked)?;
+        // A link and not a rename: at every moment there is a credential.
+        fs::hard_link(&used, &linked)?;
+        fs::rename(&linked, previous)?;
+        fs::rename(next, used)?;
+        sync_dir(&self.dir)
+    }
+
+    fn make_credential(&self, name: &str, node: &NodeId) -> io::Result<NodeCredential> {
+        let mut secret = [0; SECRET_BYTES];
+        getrandom::fill(&mut secret).map_err(io::Error::other)?;
+        let credential = NodeCredential::new(node.clone(), secret);
+        write_whole(&self.dir.join(name), credential.reveal().as_bytes())?;
+        Ok(credential)
+    }
+
+    fn credential_of(&self, name: &str, node: &NodeId) -> io::Result<Option<NodeCredential>> {
+        Ok(self.read_credential(name)?.filter(|credential| credential.node() == node))
     }
 
     /// A file that is no credential counts as none: it is written anew, and the master is asked again.
@@ -331,6 +393,37 @@ mod tests {
         assert!(!is_enrolled && other.node().as_str() == "n-2");
         fs::write(&path, "rubbish").unwrap();
         assert!(!store.credential(&node).unwrap().1);
+    }
+
+    #[test]
+    fn a_credential_takes_the_place_of_another_and_is_never_missing() {
+        let (_dir, store) = store();
+        let node: NodeId = "n-1".parse().unwrap();
+        let (first, _) = store.credential(&node).unwrap();
+        store.keep_credential(&first).unwrap();
+        let given_up = store.next_credential(&node).unwrap();
+        let second = store.next_credential(&node).unwrap();
+        assert!(given_up != second && second != first);
+        assert_eq!(store.credential(&node).unwrap(), (first.clone(), true), "it is not taken yet");
+        store.keep_next_credential().unwrap();
+        assert_eq!(store.credential(&node).unwrap(), (second.clone(), true));
+        assert_eq!(store.previous_credential(&node).unwrap(), Some(first));
+        // There is none to be kept: the one that is used stays.
+        assert!(store.keep_next_credential().is_err());
+        assert_eq!(store.credential(&node).unwrap(), (second.clone(), true));
+
+        // A master that does not know it any more is shown another, the same until it is enrolled.
+        let again = store.enrolling_credential(&node).unwrap();
+        assert!(again != second && store.enrolling_credential(&node).unwrap() == again);
+        assert_eq!(store.credential(&node).unwrap(), (second, true));
+        store.drop_enrolling_credential().unwrap();
+        let again = store.enrolling_credential(&node).unwrap();
+        store.next_credential(&node).unwrap();
+        store.keep_credential(&again).unwrap();
+        assert_eq!(store.credential(&node).unwrap(), (again.clone(), true));
+        assert_eq!(store.previous_credential(&node).unwrap(), None);
+        assert!(store.keep_next_credential().is_err(), "what was made before it enrolled is gone");
+        assert_ne!(store.enrolling_credential(&node).unwrap(), again);
     }
 
     proptest! {

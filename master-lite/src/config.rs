@@ -113,7 +113,22 @@ pub struct Agents {
     /// How often an agent reports; it is told so when it registers. After three missed it counts as offline.
     #[serde(deserialize_with = "duration")]
     pub heartbeat: Duration,
+    /// How long an agent uses its credential before it is asked for another.
+    #[serde(deserialize_with = "lifetime")]
+    pub replace_credentials_after: Duration,
+    /// How long a credential is good that was not replaced: for as long a node may be away.
+    #[serde(deserialize_with = "lifetime")]
+    pub credentials_expire_after: Duration,
 }
+
+/// A stolen credential is of use for no longer than that, if nobody notices.
+const REPLACE_CREDENTIALS_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longer than a host waits for a spare part, shorter than a disk lies about in a drawer.
+const CREDENTIALS_EXPIRE_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Below it a fleet does nothing else.
+const LIFETIME_MIN: Duration = Duration::from_secs(1);
+/// What is good for longer does not end.
+const LIFETIME_MAX: Duration = Duration::from_secs(3660 * 24 * 3600);
 
 /// `[alerts]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -167,7 +182,11 @@ impl Default for Config {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { heartbeat: HEARTBEAT_INTERVAL }
+        Self {
+            heartbeat: HEARTBEAT_INTERVAL,
+            replace_credentials_after: REPLACE_CREDENTIALS_AFTER,
+            credentials_expire_after: CREDENTIALS_EXPIRE_AFTER,
+        }
     }
 }
 
@@ -209,12 +228,20 @@ impl Config {
     /// # Errors
     /// `line:column: what is wrong`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let before = &text[..error.span().map_or(0, |span| span.start)];
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
             format!("{line}:{column}: {}", error.message())
-        })
+        })?;
+        let Agents { replace_credentials_after, credentials_expire_after, .. } = config.agents;
+        // Twice: an eighth later than the wish, and a weekend without a master.
+        if credentials_expire_after < 2 * replace_credentials_after {
+            return Err("1:1: agents.credentials_expire_after is to be at least twice \
+                        agents.replace_credentials_after"
+                .to_owned());
+        }
+        Ok(config)
     }
 
     /// Where the REST API listens.
@@ -235,6 +262,15 @@ impl Config {
         }
         self
     }
+}
+
+fn lifetime<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    let duration = humantime::parse_duration(&text).map_err(serde::de::Error::custom)?;
+    if (LIFETIME_MIN..=LIFETIME_MAX).contains(&duration) {
+        return Ok(duration);
+    }
+    Err(serde::de::Error::custom("is to be between 1s and 3660d"))
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
@@ -266,6 +302,9 @@ mod tests {
         let addresses = [config.rest_address(), config.grpc_address()].map(|address| address.to_string());
         assert_eq!(addresses, ["127.0.0.1:8081", "127.0.0.1:50051"]);
         assert_eq!(config.agents.heartbeat, Duration::from_secs(10));
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let Agents { replace_credentials_after, credentials_expire_after, .. } = config.agents;
+        assert_eq!((replace_credentials_after, credentials_expire_after), (days(7), days(90)));
     }
 
     #[test]
@@ -282,5 +321,12 @@ mod tests {
         assert!(error.contains("needs a `client_ca`"), "{error}");
         let error = Config::parse("[agents]\nheartbeat = \"1ms\"").unwrap_err();
         assert!(error.contains("between"), "{error}");
+        for lifetime in ["999ms", "3661d"] {
+            let error = Config::parse(&format!("[agents]\nreplace_credentials_after = \"{lifetime}\""));
+            assert_eq!(error.unwrap_err(), "2:29: is to be between 1s and 3660d");
+        }
+        let error = Config::parse("[agents]\ncredentials_expire_after = \"13d\"").unwrap_err();
+        assert!(error.contains("at least twice"), "{error}");
+        assert!(Config::parse("[agents]\ncredentials_expire_after = \"14d\"").is_ok());
     }
 }

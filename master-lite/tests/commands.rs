@@ -35,6 +35,8 @@ fn commanded(session: &Session) -> proto::v1::Command {
             | Told::ConfigOffer(_)
             | Told::CommandCancel(_)
             | Told::Goodbye(_)
+            | Told::CredentialWanted(_)
+            | Told::CredentialTaken(_)
             | Told::Intervals(_) => None,
         })
     })

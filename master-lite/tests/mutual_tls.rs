@@ -183,7 +183,7 @@ fn a_node_that_lost_its_credential_is_let_in_again_by_its_certificate() {
     anew.connect(grpc, Answer::Apply).unwrap();
     assert_eq!(admin.get("/api/v1/nodes/a").data()["tags"], json!(["canary"]), "it is the same node");
     let void = fleet.agent("a", Some(&own)).connect(grpc, Answer::Apply).err().unwrap();
-    assert_eq!(void.code(), Code::Unauthenticated, "the credential that was lost is still good");
+    assert_eq!(void.code(), Code::PermissionDenied, "the credential that was lost is still good");
 }
 
 #[test]
@@ -196,7 +196,10 @@ fn a_deleted_nodes_certificate_is_void_and_a_new_one_is_good() {
     assert_eq!(admin.delete("/api/v1/nodes/a").status, 200);
     eventually("the session ends", || session.ended());
     fleet.master.restart_after_kill();
-    let grpc = fleet.master.grpc();
+    let (grpc, admin) = (fleet.master.grpc(), fleet.master.admin());
+    let barred = fleet.enrol("a", Some(&old), "").unwrap_err();
+    assert!(barred.code() == Code::PermissionDenied && barred.message().contains("is barred"), "{barred}");
+    assert_eq!(admin.delete("/api/v1/barred-nodes/a").status, 200);
     assert_refused(fleet.enrol("a", Some(&old), ""), "from before the node was deleted");
     assert_refused(
         fleet.agent("a", Some(&old)).connect_by_certificate(grpc),
@@ -209,7 +212,9 @@ fn a_deleted_nodes_certificate_is_void_and_a_new_one_is_good() {
     new.not_before = not_before.into();
     let new = fleet.authority.issue_as("a", new);
     eventually("it is valid", || (SystemTime::now() >= not_before).then_some(()));
-    fleet.enrol("a", Some(&new), "").unwrap();
+    let used = fleet.enrol("a", Some(&new), "").unwrap_err();
+    assert!(used.message().starts_with("credential_sha256: this credential was used before"), "{used}");
+    fleet.agent("a", Some(&new)).with_secret(7).enrol(grpc, "").unwrap();
     fleet.agent("a", Some(&new)).connect_by_certificate(grpc).unwrap();
     assert_refused(
         fleet.agent("a", Some(&old)).connect_by_certificate(grpc),

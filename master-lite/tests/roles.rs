@@ -7,8 +7,10 @@ mod story;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use story::agent::{Agent, runtime};
 use story::client::{Answer, Client};
 use story::{Master, documented};
+use tonic::Code;
 
 /// The least role of each route, `open` for those that need no login.
 const ROUTES: &[(&str, &str)] = &[
@@ -18,6 +20,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST /api/v1/auth/login", "open"),
     ("POST /api/v1/auth/refresh", "viewer"),
     ("GET /api/v1/auth/me", "viewer"),
+    ("PUT /api/v1/users/me/password", "viewer"),
     ("GET /api/v1/users", "admin"),
     ("POST /api/v1/users", "admin"),
     ("GET /api/v1/users/{username}", "admin"),
@@ -34,6 +37,9 @@ const ROUTES: &[(&str, &str)] = &[
     ("PUT /api/v1/nodes/{id}", "operator"),
     ("DELETE /api/v1/nodes/{id}", "operator"),
     ("GET /api/v1/nodes/{id}/status", "viewer"),
+    ("PUT /api/v1/nodes/{id}/place", "operator"),
+    ("GET /api/v1/barred-nodes", "viewer"),
+    ("DELETE /api/v1/barred-nodes/{id}", "operator"),
     ("PUT /api/v1/nodes/{id}/tags/{tag}", "operator"),
     ("DELETE /api/v1/nodes/{id}/tags/{tag}", "operator"),
     ("GET /api/v1/tags", "viewer"),
@@ -75,7 +81,11 @@ const ROUTES: &[(&str, &str)] = &[
     ("PUT /api/v1/webhooks/{id}", "admin"),
     ("DELETE /api/v1/webhooks/{id}", "admin"),
     ("POST /api/v1/webhooks/{id}/test", "admin"),
+    ("POST /api/v1/auth/logout", "viewer"),
 ];
+
+/// What ends the token that it is asked with.
+const SPENDING: [&str; 2] = ["POST /api/v1/auth/refresh", "POST /api/v1/auth/logout"];
 
 /// From the least on.
 const ROLES: [&str; 4] = ["open", "viewer", "operator", "admin"];
@@ -100,12 +110,15 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
     let expected: BTreeMap<String, String> =
         ROUTES.iter().map(|&(route, role)| (route.to_owned(), role.to_owned())).collect();
     assert_eq!(documented(&master), expected, "a route has no row in this test, or the wrong one");
-    let callers = [
-        ("open", master.anonymous()),
-        ("viewer", master.user("a-viewer", "viewer")),
-        ("operator", master.user("an-operator", "operator")),
-        ("admin", master.admin()),
-    ];
+    for role in ["viewer", "operator"] {
+        master.user(role, role);
+    }
+    let log_in = || {
+        let [viewer, operator] =
+            ["viewer", "operator"].map(|role| master.log_in(role, "correct horse battery"));
+        [("open", master.anonymous()), ("viewer", viewer), ("operator", operator), ("admin", master.admin())]
+    };
+    let mut callers = log_in();
     for (route, wanted) in ROUTES {
         for (role, client) in &callers {
             let status = ask(client, route);
@@ -117,6 +130,9 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
                 (false, _) => status == 403,
             };
             assert!(expected, "{route} as {role}: {status}");
+        }
+        if SPENDING.contains(route) {
+            callers = log_in();
         }
     }
 }
@@ -152,8 +168,80 @@ fn a_key_reaches_as_far_as_its_role_and_its_scopes() {
     let post = |body| admin.post("/api/v1/api-keys", &body);
     let bad = json!({ "name": "x", "role": "viewer", "scopes": ["nodes:delete"], "expires_in_s": 60 });
     post(bad).assert_refused(422, "scopes[0]");
+    let slip =
+        json!({ "name": "x", "role": "viewer", "scopes": ["*:read", "nodez:read"], "expires_in_s": 60 });
+    let refused = post(slip);
+    refused.assert_refused(422, "scopes[1]");
+    let message = refused.json["message"].as_str().unwrap();
+    assert!(message.contains("nodes:read, nodes:write") && !message.contains("health"), "{message}");
     post(json!({ "name": "x", "role": "viewer", "expires_in_s": 0 })).assert_refused(422, "expires_in_s");
     post(json!({ "name": "x", "role": "viewer" })).assert_refused(400, "expires_in_s");
+}
+
+#[test]
+fn a_key_ends_with_its_person_and_shrinks_with_its_persons_role() {
+    let master = Master::start();
+    let (admin, ada) = (master.admin(), master.user("ada", "admin"));
+    let key = |by: &Client, role: &str| {
+        let made = by.post("/api/v1/api-keys", &json!({ "name": "ci", "role": role, "expires_in_s": 600 }));
+        master.anonymous().with_token(made.data()["key"].as_str().unwrap())
+    };
+    let hers = key(&ada, "admin");
+    // What is made with a key is its person's, too.
+    let child = key(&hers, "operator");
+    let others = key(&admin, "admin");
+    let token = child.post("/api/v1/join-tokens", &json!({ "uses": 5 })).data()["token"].clone();
+    let owned_by = |user: &str| -> Vec<Value> {
+        let keys = admin.get("/api/v1/api-keys").data().as_array().unwrap().clone();
+        keys.into_iter().filter(|key| key["owner"] == user).map(|key| key["role_now"].clone()).collect()
+    };
+    assert_eq!((owned_by("ada").len(), owned_by("admin")), (2, vec![json!("admin")]));
+    assert_eq!((hers.get("/api/v1/users").status, child.get("/api/v1/users").status), (200, 403));
+
+    admin.put("/api/v1/users/ada", &json!({ "role": "viewer" })).data();
+    let shrunk = |client: &Client| {
+        [client.get("/api/v1/users"), client.get("/api/v1/nodes")].map(|answer| answer.status)
+    };
+    assert_eq!((shrunk(&hers), shrunk(&child)), ([403, 200], [403, 200]));
+    assert_eq!(child.post("/api/v1/join-tokens", &json!({})).status, 403);
+    assert_eq!(owned_by("ada"), ["viewer", "viewer"]);
+    // A join token of somebody who may make none any more lets nobody in; it does again when its maker may.
+    let runtime = runtime();
+    let agent = Agent::new(&runtime, "a");
+    let refused = agent.enrol(master.grpc(), token.as_str().unwrap()).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    admin.put("/api/v1/users/ada", &json!({ "role": "operator" })).data();
+    agent.enrol(master.grpc(), token.as_str().unwrap()).unwrap();
+
+    let gone = admin.delete("/api/v1/users/ada");
+    assert_eq!(gone.data()["api_keys"].as_array().unwrap().len(), 2, "{}", gone.json);
+    assert_eq!(gone.data()["join_tokens"].as_array().unwrap().len(), 1, "{}", gone.json);
+    // Somebody else of the same name has none of it.
+    master.user("ada", "admin");
+    let clients = [hers, child, others];
+    let status = |clients: &[Client; 3]| clients.each_ref().map(|client| client.get("/api/v1/nodes").status);
+    assert_eq!(status(&clients), [401, 401, 200]);
+    let refused = Agent::new(&runtime, "b").enrol(master.grpc(), token.as_str().unwrap()).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let noted = admin.get("/api/v1/audit?action=users.delete");
+    assert!(noted.data()[0]["detail"].as_str().unwrap().starts_with("with the API keys ["), "{}", noted.json);
+}
+
+#[test]
+fn a_key_gives_no_more_than_it_has() {
+    let master = Master::start();
+    let make = |by: &Client, scopes: Value| {
+        by.post(
+            "/api/v1/api-keys",
+            &json!({ "name": "ci", "role": "admin", "scopes": scopes, "expires_in_s": 60 }),
+        )
+    };
+    let maker = make(&master.admin(), json!(["api-keys:write", "nodes:read"]));
+    let maker = master.anonymous().with_token(maker.data()["key"].as_str().unwrap());
+    for beyond in [json!([]), json!(["*:read"]), json!(["nodes:read", "users:write"])] {
+        make(&maker, beyond).assert_refused(403, "scopes");
+    }
+    assert_eq!(make(&maker, json!(["nodes:read"])).status, 201);
 }
 
 #[test]

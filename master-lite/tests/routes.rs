@@ -173,8 +173,11 @@ fn walk_doors(walk: &mut Walk) {
     let token = text(&walk.data("POST /api/v1/auth/login", &[], Some(login))["token"]);
     let by_token = walk.master.anonymous().with_token(&token);
     assert_eq!(by_token.get("/api/v1/auth/me").data()["name"], "admin");
-    assert!(walk.data("POST /api/v1/auth/refresh", &[], Some(json!({})))["token"].is_string());
+    let renewed = text(&walk.data("POST /api/v1/auth/refresh", &[], Some(json!({})))["token"]);
+    walk.callers[1].1 = walk.master.anonymous().with_token(&renewed);
     assert_eq!(walk.data("GET /api/v1/auth/me", &[], None)["role"], "viewer");
+    let new = json!({ "old_password": "correct horse battery", "new_password": "staple battery horse" });
+    assert_eq!(walk.data("PUT /api/v1/users/me/password", &[], Some(new))["name"], "a-viewer");
 }
 
 fn walk_people(walk: &mut Walk) {
@@ -223,6 +226,10 @@ fn walk_nodes(walk: &mut Walk) {
     assert_eq!(changed["description"], "the first");
     let status = walk.data("GET /api/v1/nodes/{id}/status", &["a"], None);
     assert_eq!((&status["connected"], &status["host"]["cpu_busy_ratio"]), (&json!(true), &json!(0.5)));
+    let moved = walk.data("PUT /api/v1/nodes/{id}/place", &["a"], Some(json!({ "region": "sg" })));
+    assert_eq!((&moved["region"], &moved["moved_from"]["region"]), (&json!("sg"), &json!("hk")));
+    let back = walk.data("PUT /api/v1/nodes/{id}/place", &["a"], Some(json!({ "region": "hk" })));
+    assert_eq!(back["region"], "hk");
     let tagged = walk.data("PUT /api/v1/nodes/{id}/tags/{tag}", &["a", "canary"], None);
     assert_eq!(tagged["tags"], json!(["canary"]));
     assert_eq!(walk.data("GET /api/v1/tags", &[], None), json!([{ "tag": "canary", "nodes": 1 }]));
@@ -307,7 +314,7 @@ fn walk_metrics(walk: &mut Walk, session: &Session) {
 fn walk_alerts(walk: &mut Walk) {
     let rule = json!({ "id": "warm", "metric": "cpu_percent", "comparison": ">", "threshold": 1, "severity": "info" });
     assert_eq!(walk.data("POST /api/v1/alert-rules", &[], Some(rule.clone()))["id"], "warm");
-    assert_eq!(walk.data("GET /api/v1/alert-rules", &[], None).as_array().unwrap().len(), 8);
+    assert_eq!(walk.data("GET /api/v1/alert-rules", &[], None).as_array().unwrap().len(), 9);
     assert_eq!(walk.data("GET /api/v1/alert-rules/{id}", &["warm"], None)["origin"], "custom");
     let mut changed = rule;
     changed["severity"] = json!("warning");
@@ -345,8 +352,12 @@ fn walk_the_end(walk: &mut Walk) {
     assert_eq!(&copy[..4], b"redb");
     assert_eq!(walk.data("DELETE /api/v1/nodes/{id}", &["a"], None)["removed"], "a");
     let log = walk.data("GET /api/v1/audit", &[], None);
+    assert_eq!(ids(&walk.data("GET /api/v1/barred-nodes", &[], None), "id"), ["a"]);
+    assert_eq!(walk.data("DELETE /api/v1/barred-nodes/{id}", &["a"], None)["removed"], "a");
     let last = log.as_array().unwrap().iter().find(|entry| entry["outcome"] == "done").unwrap();
     assert_eq!((&last["action"], &last["actor"]), (&json!("nodes.delete"), &json!("an-operator")));
     let refused = log.as_array().unwrap().iter().filter(|entry| entry["outcome"] == "refused").count();
     assert!(refused > 10, "who was refused is not noted: {log}");
+    assert_eq!(walk.data("POST /api/v1/auth/logout", &[], None)["removed"], "a-viewer");
+    assert_eq!(walk.callers[1].1.get("/api/v1/auth/me").status, 401);
 }

@@ -5,6 +5,7 @@ mod story;
 
 use serde_json::json;
 use story::Master;
+use story::client::Client;
 
 const LOGIN: &str = "/api/v1/auth/login";
 const PASSWORD: &str = "correct horse battery";
@@ -63,17 +64,126 @@ fn a_changed_or_removed_user_has_to_log_in_again() {
     let admin = master.admin();
     let ada = master.user("ada", "operator");
     assert_eq!(ada.get("/api/v1/auth/me").data()["role"], "operator");
-    let refreshed = ada.post("/api/v1/auth/refresh", &json!({}));
-    let refreshed = master.anonymous().with_token(refreshed.data()["token"].as_str().unwrap());
+    let refreshed = refresh(&master, &ada);
     assert_eq!(refreshed.get("/api/v1/auth/me").status, 200);
     assert_eq!(admin.put("/api/v1/users/ada", &json!({ "role": "viewer" })).data()["role"], "viewer");
-    assert_eq!(ada.get("/api/v1/auth/me").status, 401);
     assert_eq!(refreshed.get("/api/v1/auth/me").status, 401);
     let ada = master.log_in("ada", PASSWORD);
     assert_eq!(ada.get("/api/v1/auth/me").data()["role"], "viewer");
     assert_eq!(admin.delete("/api/v1/users/ada").status, 200);
     assert_eq!(ada.get("/api/v1/auth/me").status, 401);
     admin.delete("/api/v1/users/ada").assert_refused(404, "username");
+}
+
+/// The client with the token that its own is exchanged for.
+fn refresh(master: &Master, client: &Client) -> Client {
+    let answer = client.post("/api/v1/auth/refresh", &json!({}));
+    master.anonymous().with_token(answer.data()["token"].as_str().unwrap())
+}
+
+fn is_in(client: &Client) -> bool {
+    match client.get("/api/v1/auth/me").status {
+        200 => true,
+        401 => false,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_token_that_was_exchanged_ends_its_login_when_it_comes_again() {
+    let master = Master::start();
+    let (admin, first) = (master.admin(), master.user("ada", "operator"));
+    let elsewhere = master.log_in("ada", PASSWORD);
+    let second = refresh(&master, &first);
+    let third = refresh(&master, &second);
+    assert!(is_in(&third));
+    // The first is somebody's copy. Whoever has the newest may be the thief, too.
+    assert!(!is_in(&first) && !is_in(&second) && !is_in(&third));
+    assert!(is_in(&elsewhere), "another login of the same user is none of its family");
+    third.post("/api/v1/auth/refresh", &json!({})).assert_refused(401, "authorization");
+    let noted = admin.get("/api/v1/audit?action=auth.reuse");
+    assert_eq!(noted.json["meta"]["total"], 1, "{}", noted.json);
+    let entry = &noted.data()[0];
+    assert_eq!(
+        (&entry["actor"], &entry["outcome"], &entry["address"]),
+        (&json!("ada"), &json!("refused"), &json!("127.0.0.1"))
+    );
+}
+
+#[test]
+fn of_two_that_exchange_one_token_at_once_neither_keeps_the_login() {
+    let master = Master::start();
+    let client = master.user("ada", "viewer");
+    let both = std::thread::scope(|scope| {
+        let exchange = || client.post("/api/v1/auth/refresh", &json!({}));
+        [scope.spawn(exchange), scope.spawn(exchange)].map(|thread| thread.join().unwrap())
+    });
+    let mut statuses = both.each_ref().map(|answer| answer.status);
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+    let new = both.iter().find_map(|answer| answer.json["data"]["token"].as_str()).unwrap();
+    assert!(!is_in(&master.anonymous().with_token(new)));
+}
+
+#[test]
+fn a_login_outlives_the_master_and_ends_when_it_is_left() {
+    let mut master = Master::start();
+    let (left, stays) = (master.user("ada", "viewer"), master.log_in("ada", PASSWORD));
+    assert_eq!(left.post("/api/v1/auth/logout", &json!({})).status, 200);
+    assert!(!is_in(&left) && is_in(&stays));
+    left.post("/api/v1/auth/logout", &json!({})).assert_refused(401, "authorization");
+    let noted = master.admin().get("/api/v1/audit?action=auth.logout&outcome=done");
+    assert_eq!((&noted.json["meta"]["total"], &noted.data()[0]["actor"]), (&json!(1), &json!("ada")));
+    let old = refresh(&master, &stays);
+    master.restart_after_kill();
+    let moved = |client: &Client| client.at(master.rest());
+    assert!(is_in(&moved(&old)) && !is_in(&moved(&left)));
+    assert!(!is_in(&moved(&stays)), "what was exchanged before the crash is good again after it");
+}
+
+#[test]
+fn everybody_changes_their_own_password_by_the_old_one() {
+    let master = Master::start();
+    let (here, elsewhere) = (master.user("ada", "viewer"), master.log_in("ada", PASSWORD));
+    let change = |client: &Client, old: &str, new: &str| {
+        let body = json!({ "old_password": old, "new_password": new });
+        client.put("/api/v1/users/me/password", &body)
+    };
+    let new = "staple battery horse";
+    change(&here, "wrong wrong wrong", new).assert_refused(403, "old_password");
+    change(&here, PASSWORD, "short").assert_refused(422, "new_password");
+    assert_eq!(change(&here, PASSWORD, new).data()["name"], "ada");
+    assert!(is_in(&here) && !is_in(&elsewhere));
+    master.log_in("ada", new);
+    let old = master.anonymous().post(LOGIN, &json!({ "username": "ada", "password": PASSWORD }));
+    old.assert_refused(401, "password");
+    let noted = master.admin().get("/api/v1/audit?action=users.change_password&actor=ada");
+    assert_eq!(noted.json["meta"]["total"], 3, "{}", noted.json);
+    // A key has no password, whoever it belongs to.
+    let key = json!({ "name": "ci", "role": "admin", "expires_in_s": 60 });
+    let key = master.admin().post("/api/v1/api-keys", &key);
+    let key = master.anonymous().with_token(key.data()["key"].as_str().unwrap());
+    change(&key, master.password(), new).assert_refused(403, "authorization");
+    key.post("/api/v1/auth/logout", &json!({})).assert_refused(403, "authorization");
+    // Nobody guesses the old password with a stolen token.
+    for _ in 0..4 {
+        change(&here, "wrong wrong wrong", new).assert_refused(403, "old_password");
+    }
+    change(&here, new, "another battery staple").assert_refused(429, "username");
+}
+
+#[test]
+fn a_name_is_taken_whatever_its_case() {
+    let master = Master::start();
+    let admin = master.admin();
+    let create = |name: &str| {
+        admin.post("/api/v1/users", &json!({ "username": name, "role": "viewer", "password": PASSWORD }))
+    };
+    create("Admin").assert_refused(409, "username");
+    assert_eq!(create("Ada").status, 201);
+    create("ADA").assert_refused(409, "username");
+    assert_eq!(admin.delete("/api/v1/users/Ada").status, 200);
+    assert_eq!(create("ada").status, 201);
 }
 
 #[test]

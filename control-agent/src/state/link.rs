@@ -6,8 +6,8 @@
 //!    ▲  └──────credential──────────────────▲ │               │
 //!    └──────────────refused, unreachable, silent, ended──────┘
 //! ```
-//! A credential that the master does not know is enrolled again where there is a join token (the request is the same
-//! one, so a master that has lost nothing answers as it did before).
+//! Where the master does not know the credential, and there is a join token, another one is enrolled. If that is refused,
+//! the credential is tried again, in turns: the master may have been restored from a backup meanwhile.
 
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub enum LinkFailureKind {
     Unauthenticated,
     /// The master knows the agent, and does not want it like this: somebody has to change something.
     Refused,
+    /// The node is to enrol with another credential: this one was used before. The driver makes one.
+    UsedCredential,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,8 @@ pub(super) struct Link {
     /// Counts `Connect`s: what comes from an earlier one is not heard any more.
     session: u64,
     is_enrolled: bool,
+    /// There is a credential that was good once.
+    has_credential: bool,
     can_enroll: bool,
     /// The master did not take the token: it is not shown again before somebody changes it.
     is_token_refused: bool,
@@ -89,6 +93,7 @@ impl Link {
             backoff: Backoff::new(RETRY_BASE, RETRY_CAP, seed),
             session: 0,
             is_enrolled,
+            has_credential: is_enrolled,
             can_enroll,
             is_token_refused: false,
         }
@@ -166,11 +171,13 @@ impl Link {
         match result {
             Ok(()) => {
                 self.is_enrolled = true;
+                self.has_credential = true;
                 self.phase = Phase::Resting { until: now };
             }
             Err(failure) => {
                 // What else is refused, a certificate or an id that is taken, may be put right at the other end.
                 self.is_token_refused |= failure.kind == LinkFailureKind::Unauthenticated;
+                self.is_enrolled = self.has_credential;
                 self.handle_failure(now, failure, None);
             }
         }
@@ -183,7 +190,7 @@ impl Link {
             self.backoff.reset();
         }
         let delay = match failure.kind {
-            LinkFailureKind::Transient => self.backoff.next_delay(),
+            LinkFailureKind::Transient | LinkFailureKind::UsedCredential => self.backoff.next_delay(),
             LinkFailureKind::Unauthenticated
                 if self.is_enrolled && self.can_enroll && !self.is_token_refused =>
             {
@@ -215,6 +222,7 @@ impl Link {
         };
         live.set_intervals(intervals);
         self.is_enrolled = true;
+        self.has_credential = true;
         self.phase = Phase::Live(live);
     }
 
@@ -246,6 +254,7 @@ impl Link {
     /// The agent's own config has changed: what was refused may be taken now.
     pub(super) fn reconfigure(&mut self, now: Time, is_enrolled: bool, can_enroll: bool) {
         self.is_enrolled = is_enrolled;
+        self.has_credential = is_enrolled;
         self.can_enroll = can_enroll;
         self.is_token_refused = false;
         self.backoff.reset();
@@ -301,6 +310,24 @@ mod tests {
             let is_patient = at >= RETRY_CAP / 2;
             assert_eq!(is_patient, kind != LinkFailureKind::Transient, "{kind:?}: after {at:?}");
             assert!(at <= RETRY_CAP, "{kind:?}: after {at:?}");
+        }
+    }
+
+    #[test]
+    fn a_credential_that_is_not_known_and_a_wish_that_is_refused_are_tried_in_turns() {
+        let mut link = Link::new(true, true, 7);
+        let failure = |kind| LinkFailure { kind, message: String::new() };
+        let mut at = Time::ZERO;
+        for turn in 0..3 {
+            let (dialed_at, action) = next(&mut link);
+            assert!(matches!(action, Action::Connect { .. }), "turn {turn}: {action:?}");
+            link.handle_failure(dialed_at, &failure(LinkFailureKind::Unauthenticated), None);
+            let (enrolled_at, action) = next(&mut link);
+            assert!(matches!(action, Action::Enroll), "turn {turn}: {action:?}");
+            // The node is barred, or enrolled with the other credential.
+            link.handle_enrolled(enrolled_at, &refused(LinkFailureKind::Refused));
+            assert!(link.poll_timeout().unwrap() >= enrolled_at + RETRY_CAP / 2 && dialed_at >= at);
+            at = enrolled_at;
         }
     }
 

@@ -2,12 +2,14 @@
 //! an argument, so that a simulation can run years of it beside the master's own decisions (`master-lite/src/simulation`),
 //! and a seed can replay a failure.
 //!
-//! The machine is three that do not know each other: `link` to the master, `deploy` of configs, and `commands`.
+//! The machine is four that do not know each other: `link` to the master, `deploy` of configs, `commands`, and the
+//! `credential` that is replaced now and then.
 //! Here they meet: what one has to say is sent if the link lives. Nothing is kept for a master that is away but results
 //! of commands, since everything else is told anew by the next registration and heartbeat.
 
 mod commands;
 mod config;
+mod credential;
 mod deploy;
 mod link;
 
@@ -21,9 +23,11 @@ use proto::v1::{self, agent_message, master_message};
 
 pub use commands::{Task, TaskEnd};
 pub use config::{Published, Refusal};
+pub use credential::Sha256;
 pub use link::{LinkFailure, LinkFailureKind};
 
 use commands::{Commands, Verdict};
+use credential::Rotation;
 use deploy::{Deploy, Outputs, Report};
 use link::Link;
 
@@ -120,6 +124,10 @@ pub enum Event {
         /// How.
         end: TaskEnd,
     },
+    /// `MakeCredential` is done: the verifier of the new one.
+    CredentialMade(Result<Sha256, String>),
+    /// `KeepCredential` is done: sessions are opened with the new one from now on.
+    CredentialKept(Result<(), String>),
     /// The agent's own config has changed.
     Reconfigured {
         /// As the new config has it; `None`: nothing that a master is told has changed, and the session goes on.
@@ -159,7 +167,8 @@ pub enum PutOutcome {
 /// What is to be done. Those that are answered by an event are answered by exactly one.
 #[derive(Debug)]
 pub enum Action {
-    /// Exchange the join token; answered by `Enrolled`.
+    /// Exchange the join token for the right to use a credential that the master has never seen before; answered by
+    /// `Enrolled`.
     Enroll,
     /// Open a session, and register with [`Agent::registration`]; `Received` and at last `Disconnected` follow.
     Connect {
@@ -180,6 +189,10 @@ pub enum Action {
         /// For the log.
         why: String,
     },
+    /// Make a new credential, and keep it beside the one that is used; answered by `CredentialMade`.
+    MakeCredential,
+    /// Keep what was made last in the place of the one that is used; answered by `CredentialKept`.
+    KeepCredential,
     /// Look at the data plane's `/status`; answered by `Observed`.
     Observe,
     /// Read the data plane's `/config`; answered by `ConfigRead`.
@@ -220,6 +233,7 @@ pub struct Agent {
     link: Link,
     deploy: Deploy,
     commands: Commands,
+    rotation: Rotation,
     problems: Vec<String>,
     actions: VecDeque<Action>,
     /// The master takes reports in pieces.
@@ -235,6 +249,7 @@ impl Agent {
             link: Link::new(start.is_enrolled, start.can_enroll, start.seed),
             deploy: Deploy::new(start.applied, start.candidate, start.seed.rotate_left(32)),
             commands: Commands::default(),
+            rotation: Rotation::default(),
             problems: start.problems,
             actions: VecDeque::new(),
             takes_pieces: false,
@@ -294,6 +309,14 @@ impl Agent {
                 self.send_if_some(output.map(agent_message::Kind::CommandOutput));
             }
             Event::Ended { command, end } => self.end_command(now, &command, end),
+            Event::CredentialMade(made) => {
+                let change = self.rotation.handle_made(made);
+                self.send_if_some(change.map(agent_message::Kind::CredentialChange));
+            }
+            Event::CredentialKept(kept) => {
+                let change = self.rotation.handle_kept(&kept);
+                self.send_if_some(change.map(agent_message::Kind::CredentialChange));
+            }
             Event::Reconfigured { link } => self.reconfigure(now, link),
             Event::Stop => self.stop(now),
         }
@@ -301,7 +324,8 @@ impl Agent {
 
     /// What the first message of a session says.
     pub fn registration(&self) -> v1::Register {
-        let Identity { node_id, instance_id, role, region, capabilities, host } = self.identity.clone();
+        let Identity { node_id, instance_id, role, region, mut capabilities, host } = self.identity.clone();
+        capabilities.push(capability::CREDENTIAL_CHANGE.to_owned());
         v1::Register {
             protocol_revision: PROTOCOL_REVISION,
             node_id,
@@ -348,6 +372,10 @@ impl Agent {
             master_message::Kind::Intervals(intervals) => self.link.handle_intervals(now, &intervals),
             master_message::Kind::ConfigOffer(offer) => self.handle_offer(now, &offer),
             master_message::Kind::Command(command) => self.handle_command(now, &command),
+            master_message::Kind::CredentialWanted(_) => self.actions.extend(self.rotation.handle_wanted()),
+            master_message::Kind::CredentialTaken(taken) => {
+                self.actions.extend(self.rotation.handle_taken(&taken.sha256));
+            }
             master_message::Kind::CommandCancel(cancel) => {
                 if let Ok(command) = cancel.command_id.parse::<CommandId>()
                     && self.commands.is_running(&command)
@@ -372,6 +400,7 @@ impl Agent {
     fn handle_welcome(&mut self, now: Time, welcome: &v1::Welcome) {
         self.takes_pieces = welcome.capabilities.iter().any(|known| known == capability::METRICS_PIECES);
         self.link.handle_welcome(now, welcome.intervals.as_ref());
+        self.rotation.handle_welcome();
         for result in self.commands.take_unsent() {
             self.send(agent_message::Kind::CommandResult(result));
         }

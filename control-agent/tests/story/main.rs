@@ -4,6 +4,7 @@
 
 mod command_line;
 mod configs;
+mod credentials;
 mod edge;
 mod faults;
 mod fleet;

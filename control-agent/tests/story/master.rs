@@ -30,7 +30,7 @@ const HEARTBEAT_MS: u64 = 200;
 #[derive(Default)]
 pub(crate) struct Knowledge {
     pub(crate) enrolled: BTreeMap<String, Verifier>,
-    used_tokens: BTreeMap<String, Verifier>,
+    pub(crate) used_tokens: BTreeMap<String, Verifier>,
     pub(crate) enrolments: u64,
     pub(crate) registers: Vec<v1::Register>,
     pub(crate) heartbeats: Vec<v1::Heartbeat>,
@@ -48,6 +48,14 @@ pub(crate) struct Knowledge {
     pub(crate) output: BTreeMap<String, Vec<u8>>,
     pub(crate) results: BTreeMap<String, v1::CommandResult>,
     pub(crate) leavings: Vec<v1::LeavingReason>,
+    /// What agents have made, and what they have kept.
+    pub(crate) next_credentials: Vec<Verifier>,
+    pub(crate) kept_credentials: Vec<Verifier>,
+    /// The next enrolment is refused for its credential; those that were.
+    pub(crate) refuses_once: bool,
+    pub(crate) refused_credentials: Vec<Verifier>,
+    /// A new credential is not taken: the answer is lost.
+    pub(crate) takes_no_credential: bool,
     /// What agents are told; 0: [`HEARTBEAT_MS`].
     pub(crate) heartbeat_ms: u64,
     desired: Option<v1::ConfigOffer>,
@@ -252,8 +260,37 @@ impl Knowledge {
             agent_message::Kind::CommandResult(result) => {
                 self.results.insert(result.command_id.clone(), result);
             }
+            agent_message::Kind::CredentialChange(change) => self.change_credential(&change),
             agent_message::Kind::Leaving(leaving) => self.leavings.push(leaving.reason()),
         }
+    }
+}
+
+impl Knowledge {
+    /// The agent is to make another credential.
+    pub(crate) fn want_credential(&self) {
+        self.say(master_message::Kind::CredentialWanted(v1::CredentialWanted {}));
+    }
+
+    fn change_credential(&mut self, change: &v1::CredentialChange) {
+        let verifier = Verifier::from_bytes(&change.sha256).unwrap();
+        match change.step() {
+            v1::CredentialStep::Made => {
+                self.next_credentials.push(verifier);
+                if !self.takes_no_credential {
+                    let taken = v1::CredentialTaken { sha256: change.sha256.clone() };
+                    self.say(master_message::Kind::CredentialTaken(taken));
+                }
+            }
+            v1::CredentialStep::Kept => self.kept_credentials.push(verifier),
+            v1::CredentialStep::Unspecified => panic!("a step that is none"),
+        }
+    }
+
+    fn knows(&self, credential: &NodeCredential) -> bool {
+        let verifier = credential.verifier();
+        self.enrolled.get(credential.node().as_str()) == Some(&verifier)
+            || self.next_credentials.contains(&verifier)
     }
 }
 
@@ -269,6 +306,10 @@ impl Agent for Service {
             .ok_or_else(|| Status::invalid_argument("credential_sha256: not 32 bytes"))?;
         let mut known = self.knowledge.lock().unwrap();
         known.enrolments += 1;
+        if std::mem::take(&mut known.refuses_once) {
+            known.refused_credentials.push(verifier);
+            return Err(Status::permission_denied("credential_sha256: this credential was used before"));
+        }
         let is_free = *known.used_tokens.entry(request.join_token.clone()).or_insert(verifier) == verifier;
         if !has_certificate && (request.join_token != TOKEN || !is_free) {
             return Err(Status::unauthenticated("join_token: not known, or used"));
@@ -288,8 +329,7 @@ impl Agent for Service {
         let credential = bearer.and_then(|value| value.strip_prefix(BEARER)).unwrap_or_default();
         let credential: NodeCredential =
             credential.parse().map_err(|_| Status::unauthenticated("no credential"))?;
-        let node = credential.node().to_string();
-        if self.knowledge.lock().unwrap().enrolled.get(&node) != Some(&credential.verifier()) {
+        if !self.knowledge.lock().unwrap().knows(&credential) {
             return Err(Status::unauthenticated("not enrolled"));
         }
         let mut messages = request.into_inner();

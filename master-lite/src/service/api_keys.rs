@@ -1,5 +1,6 @@
 //! API keys: what programs log in with. Random, shown once, kept as a hash; with a role, scopes and an end.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -7,11 +8,12 @@ use utoipa::ToSchema;
 
 use super::auth::{Identity, unknown};
 use super::call::{Actor, Call, Role};
-use super::name::{check_name, check_text};
+use super::name::check_name;
+use super::owner::Owner;
 use super::page::{Page, Paging};
 use super::refusal::{Kind, Refusal};
 use super::secret;
-use crate::store::{Records, Source, Store};
+use crate::store::{Records, Source, Store, Writer};
 
 /// By id.
 pub(crate) const API_KEYS: Records<String, ApiKeyRecord> = Records::new("api_keys");
@@ -36,8 +38,11 @@ pub(crate) struct ApiKeyRecord {
     pub(crate) scopes: Vec<String>,
     /// SHA-256 of the whole key.
     pub(crate) sha256: String,
-    /// Who made it.
+    /// Who made it, as the audit log has it.
     pub(crate) created_by: String,
+    /// The person it belongs to; none, in a store of a version before that kept no owners: see `migration`.
+    #[serde(default)]
+    pub(crate) owner: Option<Owner>,
     /// When, in milliseconds since 1970.
     pub(crate) created_at_ms: u64,
     /// Until when, likewise.
@@ -70,7 +75,7 @@ pub(crate) struct ApiKeys {
 }
 
 /// What a scope allows to do with its resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Access {
     /// Look.
     Read,
@@ -79,10 +84,26 @@ pub(crate) enum Access {
 }
 
 /// A resource and what may be done with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Scope {
-    resource: String,
-    access: Access,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Scope {
+    /// As in the API's paths, or [`EVERY_RESOURCE`].
+    pub(crate) resource: String,
+    /// What may be done with it.
+    pub(crate) access: Access,
+}
+
+/// Stands in a scope for all resources.
+const EVERY_RESOURCE: &str = "*";
+
+/// A key as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiKey {
+    /// Its id.
+    pub(crate) id: String,
+    /// As stored.
+    pub(crate) record: ApiKeyRecord,
+    /// What it may at most do now; none: its person is no user any more, and it is void.
+    pub(crate) role_now: Option<Role>,
 }
 
 impl ApiKeys {
@@ -95,57 +116,64 @@ impl ApiKeys {
     ///
     /// # Errors
     /// The store fails.
-    pub(crate) fn list(&self, paging: Paging) -> Result<Page<(String, ApiKeyRecord)>, Refusal> {
-        Ok(paging.cut(self.store.read()?.all(API_KEYS)?))
+    pub(crate) fn list(&self, paging: Paging) -> Result<Page<ApiKey>, Refusal> {
+        let reader = self.store.read()?;
+        let keys = reader.all(API_KEYS)?.into_iter().map(|(id, record)| ApiKey::read(&reader, id, record));
+        Ok(paging.cut(keys.collect::<Result<Vec<_>, _>>()?))
     }
 
     /// One key.
     ///
     /// # Errors
     /// There is none of this id.
-    pub(crate) fn find(&self, id: &str) -> Result<ApiKeyRecord, Refusal> {
+    pub(crate) fn find(&self, id: &str) -> Result<ApiKey, Refusal> {
         check_name("id", id)?;
-        self.store
-            .read()?
-            .find(API_KEYS, &id.to_owned())?
-            .ok_or_else(|| Refusal::not_found("id", "API key", id))
+        let reader = self.store.read()?;
+        let record = reader.find(API_KEYS, &id.to_owned())?;
+        ApiKey::read(&reader, id.to_owned(), record.ok_or_else(|| Refusal::not_found("id", "API key", id))?)
     }
 
-    /// Makes a key; gives its id, what is stored, and the key itself, which is nowhere else.
+    /// Makes a key; gives what is stored, and the key itself, which is nowhere else. `known` are the scopes that lead
+    /// anywhere.
     ///
     /// # Errors
-    /// Something is against the rules, or there are too many keys.
+    /// Something is against the rules, the key would reach further than the one that asks for it, or there are too many
+    /// keys.
     pub(crate) fn create(
         &self,
         call: &Call,
         new: &NewApiKey,
-    ) -> Result<(String, ApiKeyRecord, String), Refusal> {
+        known: &[Scope],
+    ) -> Result<(ApiKey, String), Refusal> {
         check_name("name", &new.name)?;
-        check_scopes(&new.scopes)?;
+        check_scopes(&new.scopes, known)?;
         if !(1..=LIFETIME_S_MAX).contains(&new.expires_in_s) {
             let message = format!("`expires_in_s` is to be between 1 and {LIFETIME_S_MAX}");
             return Err(Refusal::invalid("expires_in_s", "out_of_range", message));
         }
         let id = secret::new_id();
         let key = format!("{KEY_PREFIX}.{id}.{}", secret::new_secret());
-        let record = ApiKeyRecord {
+        let draft = ApiKeyRecord {
             name: new.name.clone(),
             role: new.role,
             scopes: new.scopes.clone(),
             sha256: secret::sha256(&key),
             created_by: call.actor.name().to_owned(),
+            owner: None,
             created_at_ms: call.at_ms,
             expires_at_ms: call.at_ms + new.expires_in_s * 1000,
         };
-        self.store.change(|writer| {
+        let made = self.store.change(|writer| {
+            check_reach(writer, call, &draft)?;
             if writer.count(API_KEYS)? >= self.limit {
                 return Err(Refusal::limit("name", "API keys", self.limit));
             }
+            let record = ApiKeyRecord { owner: Owner::of(writer, call)?, ..draft };
             writer.put(API_KEYS, &id, &record)?;
             let detail = format!("{}, role {}, scopes {:?}", new.name, new.role.name(), new.scopes);
-            Ok(((), call.done("api_keys.create", &id, detail)))
+            Ok((ApiKey::read(writer, id.clone(), record)?, call.done("api_keys.create", &id, detail)))
         })?;
-        Ok((id, record, key))
+        Ok((made, key))
     }
 
     /// Removes a key, which is void from then on.
@@ -174,21 +202,77 @@ impl ApiKeys {
         at_ms: u64,
     ) -> Result<Identity, Refusal> {
         let id = key.split('.').nth(1).unwrap_or_default().to_owned();
-        let record = self.store.read()?.find(API_KEYS, &id)?.ok_or_else(unknown)?;
+        let reader = self.store.read()?;
+        let record = reader.find(API_KEYS, &id)?.ok_or_else(unknown)?;
         if !secret::is_secret_of(key, &record.sha256) || at_ms >= record.expires_at_ms {
             return Err(unknown());
         }
-        let reaches =
-            |scope: &String| scope.parse::<Scope>().is_ok_and(|scope| scope.allows(resource, access));
-        if !record.scopes.is_empty() && !record.scopes.iter().any(reaches) {
+        let role = record.role_now(&reader)?.ok_or_else(unknown)?;
+        if !record.reaches(resource, access) {
             let message = format!("the scopes of this key do not reach to {resource}:{}", access.name());
             return Err(Refusal::of(Kind::Forbidden, "authorization", "scope", message));
         }
-        Ok(Identity { actor: Actor::ApiKey(id), role: record.role })
+        Ok(Identity { actor: Actor::ApiKey(id), role, login: None })
     }
 }
 
+impl ApiKey {
+    fn read(source: &impl Source, id: String, record: ApiKeyRecord) -> Result<Self, Refusal> {
+        Ok(Self { id, role_now: record.role_now(source)?, record })
+    }
+}
+
+impl ApiKeyRecord {
+    /// What the key may at most do now: no more than its person.
+    fn role_now(&self, source: &impl Source) -> Result<Option<Role>, Refusal> {
+        let Some(owner) = &self.owner else { return Ok(None) };
+        Ok(owner.role(source)?.map(|role| role.min(self.role)))
+    }
+
+    fn reaches(&self, resource: &str, access: Access) -> bool {
+        let allows =
+            |scope: &String| scope.parse::<Scope>().is_ok_and(|scope| scope.allows(resource, access));
+        self.scopes.is_empty() || self.scopes.iter().any(allows)
+    }
+}
+
+/// Removes the keys of a person; gives their ids.
+pub(super) fn remove_all_of(writer: &Writer, owner: &Owner) -> Result<Vec<String>, Refusal> {
+    let mut removed = Vec::new();
+    for (id, record) in writer.all(API_KEYS)? {
+        if record.owner.as_ref() == Some(owner) {
+            writer.remove(API_KEYS, &id)?;
+            removed.push(id);
+        }
+    }
+    Ok(removed)
+}
+
+/// Holds that a key which is made with a key reaches no further than that one.
+fn check_reach(writer: &Writer, call: &Call, new: &ApiKeyRecord) -> Result<(), Refusal> {
+    let Actor::ApiKey(id) = &call.actor else { return Ok(()) };
+    let maker = writer.find(API_KEYS, id)?.ok_or_else(unknown)?;
+    if maker.scopes.is_empty() {
+        return Ok(());
+    }
+    let is_beyond = |scope: &&String| {
+        let allowed = |scope: Scope| maker.reaches(&scope.resource, scope.access);
+        !scope.parse().is_ok_and(allowed)
+    };
+    let beyond = new.scopes.iter().find(is_beyond);
+    let what = match beyond {
+        Some(scope) => format!("the scope {scope}"),
+        None if new.scopes.is_empty() => "everything".to_owned(),
+        None => return Ok(()),
+    };
+    let message = format!("a key gives no more than it has: this one does not reach to {what}");
+    Err(Refusal::of(Kind::Forbidden, "scopes", "scope", message))
+}
+
 impl Access {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Read, Self::Write];
+
     fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -199,7 +283,7 @@ impl Access {
 
 impl Scope {
     fn allows(&self, resource: &str, access: Access) -> bool {
-        self.access == access && (self.resource == "*" || self.resource == resource)
+        self.access == access && (self.resource == EVERY_RESOURCE || self.resource == resource)
     }
 }
 
@@ -208,26 +292,33 @@ impl FromStr for Scope {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (resource, access) = text.split_once(':').ok_or(())?;
-        let access = [Access::Read, Access::Write].into_iter().find(|one| one.name() == access).ok_or(())?;
+        let access = Access::ALL.into_iter().find(|one| one.name() == access).ok_or(())?;
         let is_resource = resource.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-        if resource != "*" && (!is_resource || resource.is_empty()) {
+        if resource != EVERY_RESOURCE && (!is_resource || resource.is_empty()) {
             return Err(());
         }
         Ok(Self { resource: resource.to_owned(), access })
     }
 }
 
-fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.resource, self.access.name())
+    }
+}
+
+/// Holds scopes against those that lead anywhere: one with a slip of the pen would make a key that is good for nothing.
+fn check_scopes(scopes: &[String], known: &[Scope]) -> Result<(), Refusal> {
     if scopes.len() > SCOPES_MAX {
         let message = format!("`scopes` may have at most {SCOPES_MAX} entries");
         return Err(Refusal::invalid("scopes", "too_many", message));
     }
     for (index, scope) in scopes.iter().enumerate() {
-        let field = format!("scopes[{index}]");
-        check_text(&field, scope)?;
-        if scope.parse::<Scope>().is_err() {
-            let message =
-                format!("`{field}` is to be RESOURCE:read or RESOURCE:write, such as configs:write");
+        let leads_somewhere = |scope: Scope| scope.resource == EVERY_RESOURCE || known.contains(&scope);
+        if !scope.parse().is_ok_and(leads_somewhere) {
+            let field = format!("scopes[{index}]");
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let message = format!("`{field}` is no scope; there are *:read, *:write, {}", known.join(", "));
             return Err(Refusal::invalid(&field, "bad_scope", message));
         }
     }
@@ -249,11 +340,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope_is_refused_by_its_place() {
-        for bad in ["", "configs", "configs:", ":read", "configs:delete", "Configs:read", "a:b:read"] {
-            let refusal = check_scopes(&["nodes:read".into(), bad.into()]).unwrap_err();
+    fn what_is_no_scope_is_refused_by_its_place_with_those_that_are() {
+        let known: [Scope; 2] = ["configs:read", "nodes:read"].map(|scope| scope.parse().unwrap());
+        let bad = ["", "configs", "configs:", ":read", "configs:delete", "Configs:read", "a:b:read"];
+        // Well formed, and leads nowhere.
+        for bad in bad.into_iter().chain(["nodez:read", "nodes:write"]) {
+            let refusal = check_scopes(&["nodes:read".into(), bad.into()], &known).unwrap_err();
             assert_eq!(refusal.details[0].field, "scopes[1]", "{bad}");
+            assert!(refusal.message.ends_with("*:read, *:write, configs:read, nodes:read"), "{refusal:?}");
         }
-        assert!(check_scopes(&vec!["nodes:read".to_owned(); SCOPES_MAX + 1]).is_err());
+        assert!(check_scopes(&["*:write".into(), "configs:read".into()], &known).is_ok());
+        assert!(check_scopes(&vec!["nodes:read".to_owned(); SCOPES_MAX + 1], &known).is_err());
     }
 }

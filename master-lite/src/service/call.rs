@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::logins::LoginToken;
 use crate::store::AuditRecord;
 
 /// What a user, or an API key, may do; each may what the ones before it may.
@@ -80,6 +81,8 @@ pub(crate) struct Call {
     pub(crate) actor: Actor,
     /// What they may do; none for those who have not said who they are.
     pub(crate) role: Option<Role>,
+    /// The login that the call came with; none where it came with something else.
+    pub(crate) login: Option<LoginToken>,
     /// From where; none for the master itself.
     pub(crate) address: Option<IpAddr>,
     /// To find the request in logs.
@@ -91,7 +94,8 @@ pub(crate) struct Call {
 impl Call {
     /// The master's own.
     pub(crate) fn system(at_ms: u64) -> Self {
-        Self { actor: Actor::System, role: None, address: None, request_id: String::new(), at_ms }
+        let (role, login, address) = (None, None, None);
+        Self { actor: Actor::System, role, login, address, request_id: String::new(), at_ms }
     }
 
     /// Of whoever runs the program on the master's own host.

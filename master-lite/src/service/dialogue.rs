@@ -4,10 +4,15 @@
 use proto::fleet::{PROTOCOL_REVISION, Pieces, capability, limits};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::{ConfigOffer, ConfigState, HeartbeatAck, Intervals, Register, Welcome};
+use proto::v1::{ConfigOffer, ConfigState, CredentialWanted, HeartbeatAck, Intervals, Register, Welcome};
 
+use super::admission::Admitted;
 use super::convergence::NodeConfigRecord;
+use super::node_credentials::ASK_AGAIN_AFTER_MS;
 use super::offer::Offer;
+
+/// Of the verifier of a credential.
+const SHA256_BYTES: usize = 32;
 
 /// One session's dialogue, from its `Register` on.
 #[derive(Debug)]
@@ -16,6 +21,10 @@ pub(crate) struct Dialogue {
     config: ConfigState,
     /// What has come of a report.
     pieces: Pieces,
+    /// Whether a heartbeat has come: the agent has heard the welcome.
+    is_confirmed: bool,
+    /// When the agent is to be asked for another credential; none: it is not.
+    change_at_ms: Option<u64>,
 }
 
 /// What a message comes to.
@@ -27,6 +36,8 @@ pub(crate) struct Heard {
     pub(crate) config: Option<NodeConfigRecord>,
     /// What it has said, whole, for the listeners.
     pub(crate) said: Option<Said>,
+    /// It is the first heartbeat: whoever registered lives.
+    pub(crate) is_first: bool,
 }
 
 /// Why a dialogue does not go on.
@@ -40,8 +51,34 @@ pub(crate) enum Over {
 
 impl Dialogue {
     /// As an agent begins it.
-    pub(crate) fn begin(register: &Register) -> Self {
-        Self { config: register.config.clone().unwrap_or_default(), pieces: Pieces::default() }
+    pub(crate) fn begin(register: &Register, admitted: Admitted) -> Self {
+        let config = register.config.clone().unwrap_or_default();
+        let Admitted { change_at_ms } = admitted;
+        Self { config, pieces: Pieces::default(), is_confirmed: false, change_at_ms }
+    }
+
+    /// Somebody has a copy of the agent's credential: it is asked for another at once, if it can make one.
+    pub(crate) fn hurry_credential(&mut self) {
+        self.change_at_ms = self.change_at_ms.map(|_| 0);
+    }
+
+    /// The agent is not asked for another credential before that.
+    pub(crate) fn delay_credential(&mut self, until_ms: u64) {
+        self.change_at_ms = self.change_at_ms.map(|due_ms| due_ms.max(until_ms));
+    }
+
+    /// The agent has replaced its credential; when it is to do so again.
+    pub(crate) fn set_credential_change(&mut self, at_ms: Option<u64>) {
+        self.change_at_ms = at_ms;
+    }
+
+    /// What the agent is told of its credential by now.
+    pub(crate) fn poll_credential(&mut self, at_ms: u64) -> Option<Told> {
+        if !self.is_confirmed || self.change_at_ms.is_none_or(|due_ms| at_ms < due_ms) {
+            return None;
+        }
+        self.change_at_ms = Some(at_ms + ASK_AGAIN_AFTER_MS);
+        Some(Told::CredentialWanted(CredentialWanted {}))
     }
 
     /// What the node says of its configs.
@@ -78,15 +115,21 @@ impl Dialogue {
                     self.config.clone_from(config);
                     self.config(at_ms)
                 });
-                Ok(Heard { answer, config, said: Some(said) })
+                let is_first = !std::mem::replace(&mut self.is_confirmed, true);
+                Ok(Heard { answer, config, said: Some(said), is_first })
             }
             Said::ConfigAck(_) | Said::ConfigNack(_) | Said::ConfigDeferred(_) => {
                 self.piece_together(&said);
                 Ok(Heard { config: Some(self.config(at_ms)), said: Some(said), ..Heard::default() })
             }
-            Said::Metrics(_) | Said::CommandOutput(_) | Said::CommandResult(_) => {
-                Ok(Heard { said: Some(said), ..Heard::default() })
+            Said::CredentialChange(change) if change.sha256.len() != SHA256_BYTES => {
+                let why = format!("credential_change.sha256: is to have {SHA256_BYTES} bytes");
+                Err(Over::Rubbish(why))
             }
+            Said::Metrics(_)
+            | Said::CommandOutput(_)
+            | Said::CommandResult(_)
+            | Said::CredentialChange(_) => Ok(Heard { said: Some(said), ..Heard::default() }),
         }
     }
 
@@ -113,6 +156,7 @@ impl Dialogue {
             | Said::MetricsPiece(_)
             | Said::CommandOutput(_)
             | Said::CommandResult(_)
+            | Said::CredentialChange(_)
             | Said::Leaving(_) => {}
         }
     }
@@ -157,7 +201,7 @@ mod tests {
 
     fn registered(applied: Option<ConfigRef>) -> Dialogue {
         let config = Some(ConfigState { applied, ..ConfigState::default() });
-        Dialogue::begin(&Register { config, ..Register::default() })
+        Dialogue::begin(&Register { config, ..Register::default() }, Admitted { change_at_ms: Some(100) })
     }
 
     fn is_offered(dialogue: &Dialogue, revision: u64) -> bool {
@@ -212,6 +256,31 @@ mod tests {
         let piece = rubbish(dialogue.handle(Said::MetricsPiece(piece), 1));
         assert!(piece.starts_with("metrics_piece.data: "), "{piece}");
         assert_eq!(dialogue.handle(Said::Leaving(Leaving::default()), 1), Err(Over::Left));
+    }
+
+    #[test]
+    fn another_credential_is_asked_for_when_it_is_due_and_the_agent_lives() {
+        let mut dialogue = registered(None);
+        assert_eq!(dialogue.poll_credential(100), None, "it has not heard the welcome yet");
+        assert!(dialogue.handle(Said::Heartbeat(Heartbeat::default()), 1).unwrap().is_first);
+        assert!(!dialogue.handle(Said::Heartbeat(Heartbeat::default()), 2).unwrap().is_first);
+        assert_eq!(dialogue.poll_credential(99), None);
+        let wanted = Some(Told::CredentialWanted(CredentialWanted {}));
+        assert_eq!(dialogue.poll_credential(100), wanted);
+        assert_eq!(dialogue.poll_credential(99 + ASK_AGAIN_AFTER_MS), None);
+        assert_eq!(dialogue.poll_credential(100 + ASK_AGAIN_AFTER_MS), wanted);
+        dialogue.set_credential_change(Some(u64::MAX));
+        assert_eq!(dialogue.poll_credential(u64::MAX - 1), None);
+        dialogue.hurry_credential();
+        assert_eq!(dialogue.poll_credential(200 + ASK_AGAIN_AFTER_MS), wanted);
+        dialogue.delay_credential(u64::MAX / 2);
+        assert_eq!(dialogue.poll_credential(u64::MAX / 2 - 1), None);
+        // One that has none, or cannot make another, is not asked.
+        dialogue.set_credential_change(None);
+        dialogue.hurry_credential();
+        assert_eq!(dialogue.poll_credential(u64::MAX / 2), None);
+        let short = proto::v1::CredentialChange { sha256: vec![0; 31].into(), step: 1 };
+        assert!(matches!(dialogue.handle(Said::CredentialChange(short), 1), Err(Over::Rubbish(_))));
     }
 
     #[test]

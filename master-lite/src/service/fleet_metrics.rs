@@ -76,6 +76,7 @@ impl Services {
         let nodes = self.nodes.matching(&NodeFilter::default(), now_ms)?;
         let subject = |node: Node| Subject {
             certificate_not_after_s: self.certificate_not_after_s(&node),
+            is_credential_copied: node.record.was_copied_lately(now_ms),
             role: role_name(node.record.role).to_owned(),
             region: node.record.region,
             tags: node.record.tags.into_iter().collect(),

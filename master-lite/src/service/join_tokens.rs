@@ -5,9 +5,10 @@ use proto::fleet::{JoinToken, SECRET_BYTES, TokenId, Verifier};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::call::Call;
+use super::call::{Call, Role};
 use super::name::{check_name, check_text};
 use super::nodes::{NodeRole, check_region};
+use super::owner::Owner;
 use super::page::{Page, Paging};
 use super::refusal::{Kind, Refusal};
 use super::secret;
@@ -21,6 +22,8 @@ pub(crate) const JOIN_TOKENS: Records<String, JoinTokenRecord> = Records::new("j
 pub(crate) const LIFETIME_S_MAX: u64 = 30 * 24 * 3600;
 /// Unless told otherwise: time to walk over to the host.
 pub(crate) const LIFETIME_S: u64 = 3600;
+/// What whoever made a token has to be still while it is used: the role that `POST /join-tokens` demands.
+pub(crate) const MAKER_ROLE: Role = Role::Operator;
 /// Hosts that one token may let in: a region at once.
 pub(crate) const USES_MAX: u32 = 1000;
 
@@ -39,8 +42,11 @@ pub(crate) struct JoinTokenRecord {
     pub(crate) uses_max: u32,
     /// How often it has been.
     pub(crate) uses: u32,
-    /// Who made it.
+    /// Who made it, as the audit log has it.
     pub(crate) created_by: String,
+    /// The person it belongs to; none, in a store of a version before that kept no owners: see `migration`.
+    #[serde(default)]
+    pub(crate) owner: Option<Owner>,
     /// When, in milliseconds since 1970.
     pub(crate) created_at_ms: u64,
     /// Until when, likewise.
@@ -101,14 +107,16 @@ impl JoinTokens {
         let id = secret::new_id();
         let typed: TokenId = id.parse().map_err(|error| Refusal::internal(&error))?;
         let token = JoinToken::new(typed, keys::random::<SECRET_BYTES>());
-        let record = JoinTokenRecord { verifier: *token.verifier().as_bytes(), ..record };
-        self.store.change(|writer| {
+        let record = self.store.change(|writer| {
             forget_old(writer, call.at_ms)?;
             if writer.count(JOIN_TOKENS)? >= self.limit {
                 return Err(Refusal::limit("description", "join tokens", self.limit));
             }
+            let verifier = *token.verifier().as_bytes();
+            let record = JoinTokenRecord { verifier, owner: Owner::of(writer, call)?, ..record };
             writer.put(JOIN_TOKENS, &id, &record)?;
-            Ok(((), call.done("join_tokens.create", &id, format!("for {} nodes", record.uses_max))))
+            let detail = format!("for {} nodes", record.uses_max);
+            Ok((record, call.done("join_tokens.create", &id, detail)))
         })?;
         Ok((id, record, token.reveal()))
     }
@@ -128,7 +136,15 @@ impl JoinTokens {
     }
 }
 
-/// Uses a token once, for a node of this role and region; gives its id.
+/// A token that was used.
+pub(super) struct Used {
+    /// Its id.
+    pub(super) id: String,
+    /// Where the node is: what it said, or where it said nothing what the token says.
+    pub(super) region: String,
+}
+
+/// Uses a token once, for a node of this role and region.
 ///
 /// # Errors
 /// It is unknown, has ended or is used up (which of them is not said), or is for other nodes.
@@ -138,7 +154,7 @@ pub(super) fn use_once(
     role: NodeRole,
     region: &str,
     at_ms: u64,
-) -> Result<String, Refusal> {
+) -> Result<Used, Refusal> {
     let token: JoinToken = token.parse().map_err(|_| no_good())?;
     let id = token.id().as_str().to_owned();
     let mut record = writer.find(JOIN_TOKENS, &id)?.ok_or_else(no_good)?;
@@ -146,16 +162,33 @@ pub(super) fn use_once(
     if !is_its || at_ms >= record.expires_at_ms || record.uses >= record.uses_max {
         return Err(no_good());
     }
+    let owner = record.owner.as_ref().map(|owner| owner.role(writer)).transpose()?.flatten();
+    if owner.is_none_or(|role| role < MAKER_ROLE) {
+        return Err(no_good());
+    }
     if record.role.is_some_and(|wanted| wanted != role) {
         return Err(Refusal::of(Kind::Forbidden, "role", "other_role", "the join token is for another role"));
     }
-    if record.region.as_deref().is_some_and(|wanted| wanted != region) {
+    let granted = record.region.clone().filter(|_| region.is_empty()).unwrap_or_else(|| region.to_owned());
+    if record.region.as_ref().is_some_and(|wanted| *wanted != granted) {
         let message = "the join token is for another region";
         return Err(Refusal::of(Kind::Forbidden, "region", "other_region", message));
     }
     record.uses += 1;
     writer.put(JOIN_TOKENS, &id, &record)?;
-    Ok(id)
+    Ok(Used { id, region: granted })
+}
+
+/// Removes the tokens of a person; gives their ids.
+pub(super) fn remove_all_of(writer: &Writer, owner: &Owner) -> Result<Vec<String>, Refusal> {
+    let mut removed = Vec::new();
+    for (id, record) in writer.all(JOIN_TOKENS)? {
+        if record.owner.as_ref() == Some(owner) {
+            writer.remove(JOIN_TOKENS, &id)?;
+            removed.push(id);
+        }
+    }
+    Ok(removed)
 }
 
 fn no_good() -> Refusal {
@@ -187,6 +220,7 @@ fn record_of(call: &Call, new: &NewJoinToken) -> Result<JoinTokenRecord, Refusal
         uses_max,
         uses: 0,
         created_by: call.actor.name().to_owned(),
+        owner: None,
         created_at_ms: call.at_ms,
         expires_at_ms: call.at_ms + lifetime_s * 1000,
     })

@@ -4,6 +4,7 @@
 //! allowed. Time and the caller come as a [`Call`]. To add one: a file here with its record's table (listed in
 //! [`TABLES`]), a field of [`Services`], and a resource in `api/rest`.
 
+pub(crate) mod admission;
 pub(crate) mod alerts;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
@@ -17,13 +18,19 @@ pub(crate) mod convergence;
 pub(crate) mod dialogue;
 mod enrolments;
 pub(crate) mod fleet_metrics;
+pub(crate) mod former_nodes;
+mod instances;
 pub(crate) mod join_tokens;
+mod logins;
 pub(crate) mod metrics;
+mod migration;
 pub(crate) mod name;
+pub(crate) mod node_credentials;
 pub(crate) mod node_state;
 pub(crate) mod nodes;
 pub(crate) mod notify;
 pub(crate) mod offer;
+mod owner;
 pub(crate) mod page;
 mod password;
 pub(crate) mod publishes;
@@ -53,8 +60,11 @@ use client_certificates::{ClientCertificate, Gate, REVOKED};
 use commands::Commands;
 use configs::Configs;
 use enrolments::Enrolments;
+use former_nodes::{FORMER_NODES, FormerNodes};
 use join_tokens::{JOIN_TOKENS, JoinTokens};
 use metrics::Metrics;
+use migration::MIGRATIONS;
+use node_credentials::Lifetimes;
 use nodes::{Enrolment, NODES, Nodes};
 use notify::{AddressGuard, Notify};
 use proto::fleet::NodeCredential;
@@ -81,6 +91,8 @@ pub(crate) struct Services {
     pub(crate) configs: Configs,
     /// What new nodes get in with.
     pub(crate) join_tokens: JoinTokens,
+    /// Nodes that were deleted.
+    pub(crate) former_nodes: FormerNodes,
     /// What nodes report of themselves.
     pub(crate) metrics: Arc<Metrics>,
     /// The nodes.
@@ -118,6 +130,7 @@ pub(crate) struct FirstStart {
 /// Every service's tables.
 const TABLES: &[&[&str]] = &[
     &[API_KEYS.name(), JOIN_TOKENS.name(), NODES.name(), REVOKED.name(), USERS.name()],
+    &[FORMER_NODES.name(), MIGRATIONS.name()],
     &alerts::TABLES,
     &commands::TABLES,
     &configs::TABLES,
@@ -156,7 +169,11 @@ impl Services {
     fn over(store: Store, tokens: Tokens, config: &Config) -> Result<Self, StoreError> {
         let (limits, grpc_tls) = (&config.limits, config.grpc.tls.as_ref());
         let sessions = Arc::new(Sessions::new(config.agents.heartbeat));
-        let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&sessions), limits.nodes));
+        let lifetimes = Lifetimes {
+            replace_after: config.agents.replace_credentials_after,
+            expire_after: config.agents.credentials_expire_after,
+        };
+        let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&sessions), limits.nodes, lifetimes));
         let commands = Arc::new(Commands::open(store.clone(), Arc::clone(&sessions))?);
         let metrics = Arc::new(Metrics::default());
         sessions.listen(Arc::new(Ear::new(Arc::clone(&metrics), Arc::clone(&commands))));
@@ -170,6 +187,7 @@ impl Services {
             audit: Audit::new(store.clone()),
             auth: Auth::new(store.clone(), tokens),
             configs: Configs::new(store.clone(), limits.config_versions),
+            former_nodes: FormerNodes::new(store.clone()),
             join_tokens: JoinTokens::new(store.clone(), limits.join_tokens),
             publishes: Publishes::new(store.clone(), Arc::clone(&nodes), Arc::clone(&sessions)),
             nodes,
@@ -190,12 +208,13 @@ impl Services {
         self
     }
 
-    /// Makes the user `admin` where there is no user at all. `tell` is given the password before the user is stored: a
+    /// Gives the store of a version before what it lacks, and makes the user `admin` where there is no user at all. `tell` is given the password before the user is stored: a
     /// crash between the two leaves a password without a user, which the next start mends, and not the other way round.
     ///
     /// # Errors
     /// The store fails.
     pub(crate) fn prepare(&self, at_ms: u64, tell: impl FnOnce(&FirstStart)) -> Result<(), Refusal> {
+        migration::migrate(&self.store, &Call::system(at_ms))?;
         self.users
             .make_first(&Call::system(at_ms), |password| tell(&FirstStart { password: password.to_owned() }))
     }
@@ -241,14 +260,14 @@ impl Services {
     /// It is none, no longer good, or does not reach so far.
     pub(crate) fn identify(
         &self,
+        call: &Call,
         credential: &str,
         resource: &str,
         access: Access,
-        at_ms: u64,
     ) -> Result<Identity, Refusal> {
         match credential.split_once('.') {
-            Some((KEY_PREFIX, _)) => self.api_keys.identify(credential, resource, access, at_ms),
-            Some(_) | None => self.auth.identify(credential, at_ms),
+            Some((KEY_PREFIX, _)) => self.api_keys.identify(credential, resource, access, call.at_ms),
+            Some(_) | None => self.auth.identify(call, credential),
         }
     }
 
@@ -288,7 +307,7 @@ impl Services {
         claim: Result<&Claim, &Refusal>,
         node: Option<&str>,
     ) -> Result<(), Refusal> {
-        let admitted = claim.map_err(Clone::clone).and_then(|claim| self.check(claim, node));
+        let admitted = claim.map_err(Clone::clone).and_then(|claim| self.check(claim, node, call.at_ms));
         if let Err(refusal) = &admitted {
             let credential = claim.ok().and_then(|claim| claim.credential.as_ref());
             let of_credential = credential.map(|credential| credential.node().as_str());
@@ -298,7 +317,7 @@ impl Services {
         admitted
     }
 
-    fn check(&self, claim: &Claim, node: Option<&str>) -> Result<(), Refusal> {
+    fn check(&self, claim: &Claim, node: Option<&str>, at_ms: u64) -> Result<(), Refusal> {
         let certificate = self.gate.pass(claim.certificate.as_deref())?;
         let Some(credential) = &claim.credential else {
             let missing = || {
@@ -310,7 +329,7 @@ impl Services {
             certificate.speak_for(node)?;
             return self.nodes.identify_by_certificate(certificate, node);
         };
-        self.nodes.identify(credential)?;
+        self.nodes.identify(credential, at_ms)?;
         let its_node = credential.node().as_str();
         if node.is_some_and(|node| node != its_node) {
             let message = "the credential is another node's";

@@ -1,22 +1,26 @@
 //! The nodes of the fleet: who is enrolled, with what tags, and how each is by its heartbeats.
 //!
-//! What an agent says of its node (role, region, versions) is the agent's to change; tags and the description are the
-//! operators'. The live side of a node is in `sessions`.
+//! Role and region are granted when a node enrols, and are an operator's to change from then on, as tags and the description
+//! are; what an agent says of its host is the agent's. Letting agents in is `admission`; the live side of a node is in
+//! `sessions`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::fleet::{NodeCredential, NodeId, Verifier};
+use proto::fleet::NodeId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::call::{Actor, Call};
 use super::client_certificates::{self, ClientCertificate, Kept};
+use super::former_nodes;
+use super::instances::Instances;
 use super::join_tokens;
 use super::name::{check_name, check_names, check_text};
+use super::node_credentials::{Credentials, Lifetimes, Sha256, Standing};
 use super::node_state::{NodeState, state_of};
 use super::page::{Page, Paging};
-use super::refusal::{Kind, Refusal};
+use super::refusal::Refusal;
 use super::sessions::{Live, Sessions};
 use crate::store::{Records, Source, Store, Writer};
 
@@ -40,16 +44,26 @@ pub(crate) enum NodeRole {
 /// A node as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeRecord {
-    /// What it is for.
+    /// What it is for, as granted.
     pub(crate) role: NodeRole,
-    /// Free text; may be empty.
+    /// Where it is, as granted: free text; may be empty.
     pub(crate) region: String,
+    /// Where it was before an operator moved it, until its agent knows: see `admission`.
+    #[serde(default)]
+    pub(crate) moved_from: Option<Place>,
     /// Set by operators; sorted.
     pub(crate) tags: BTreeSet<String>,
     /// Set by operators.
     pub(crate) description: String,
-    /// SHA-256 of its credential.
-    pub(crate) verifier: [u8; 32],
+    /// Its secrets.
+    #[serde(flatten)]
+    pub(crate) credentials: Credentials,
+    /// The agents that have opened its sessions.
+    #[serde(default)]
+    pub(crate) instances: Instances,
+    /// When somebody used a copy of its credential last, in milliseconds since 1970; 0: never.
+    #[serde(default)]
+    pub(crate) copied_at_ms: u64,
     /// The join token that let it in; empty where a client certificate did.
     pub(crate) join_token: String,
     /// The client certificate of its last session; none where that had none.
@@ -61,6 +75,15 @@ pub(crate) struct NodeRecord {
     pub(crate) seen_at_ms: u64,
     /// What the agent says of its host.
     pub(crate) about: About,
+}
+
+/// What a node is for and where it is: which configs it gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Place {
+    /// What it is for.
+    pub(crate) role: NodeRole,
+    /// Where it is: free text; may be empty.
+    pub(crate) region: String,
 }
 
 /// What an agent says of itself and its host when it registers.
@@ -132,7 +155,7 @@ pub(crate) struct Enrolment {
     pub(crate) verifier: [u8; 32],
     /// What it is for.
     pub(crate) role: NodeRole,
-    /// Where it is.
+    /// Where it is; empty: wherever the join token says.
     pub(crate) region: String,
     /// What it says of its host so far.
     pub(crate) about: About,
@@ -143,12 +166,17 @@ pub(crate) struct Nodes {
     store: Store,
     sessions: Arc<Sessions>,
     limit: u64,
+    pub(super) lifetimes: Lifetimes,
 }
 
 impl Nodes {
-    /// Over a store, with at most so many nodes.
-    pub(crate) fn new(store: Store, sessions: Arc<Sessions>, limit: u64) -> Self {
-        Self { store, sessions, limit }
+    /// Over a store, with at most so many nodes, whose secrets are used for so long.
+    pub(crate) fn new(store: Store, sessions: Arc<Sessions>, limit: u64, lifetimes: Lifetimes) -> Self {
+        Self { store, sessions, limit, lifetimes }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The nodes that meet the filter, by their ids.
@@ -223,6 +251,35 @@ impl Nodes {
         })
     }
 
+    /// Moves a node: it gets the configs of its new place from now on. Its agent may go on saying the old one until it has
+    /// said the new one.
+    ///
+    /// # Errors
+    /// There is no such node, or it is no region.
+    pub(crate) fn move_to(
+        &self,
+        call: &Call,
+        id: &str,
+        role: Option<NodeRole>,
+        region: Option<&str>,
+    ) -> Result<Node, Refusal> {
+        check_id(id)?;
+        region.map(check_region).transpose()?;
+        let record = self.store.change(|writer| {
+            let mut record: NodeRecord = find(writer, id)?;
+            let before = record.place();
+            record.role = role.unwrap_or(before.role);
+            record.region = region.map_or_else(|| before.region.clone(), str::to_owned);
+            let (from, to) = (before.to_string(), record.place().to_string());
+            if record.place() != before {
+                record.moved_from = Some(before);
+            }
+            writer.put(NODES, &id.to_owned(), &record)?;
+            Ok::<_, Refusal>((record, call.done("nodes.move", id, format!("{from} to {to}"))))
+        })?;
+        Ok(self.node(id.to_owned(), record, call.at_ms))
+    }
+
     fn edit(
         &self,
         call: &Call,
@@ -253,7 +310,8 @@ impl Nodes {
         Ok(tags)
     }
 
-    /// Removes a node: its credential and its client certificates are void, its session ends, and what is known of its config is forgotten.
+    /// Removes a node: its credential and its client certificates are void, its session ends, what is known of its config is
+    /// forgotten, and its id is barred.
     ///
     /// # Errors
     /// There is none of this id.
@@ -266,7 +324,8 @@ impl Nodes {
                 client_certificates::revoke(writer, id, certificate, call.at_ms)?;
             }
             writer.remove(super::convergence::NODE_CONFIGS, &id.to_owned())?;
-            Ok::<_, Refusal>(((), call.done("nodes.delete", id, "")))
+            let more = former_nodes::bar(writer, call, id, record.credentials.retire())?;
+            Ok::<_, Refusal>(((), call.done("nodes.delete", id, format!("its id is barred{more}"))))
         })?;
         self.sessions.remove(id);
         Ok(())
@@ -287,8 +346,13 @@ impl Nodes {
         check_region(&wish.region)?;
         let id = wish.id.as_str().to_owned();
         match self.store.read()?.find(NODES, &id)? {
-            Some(known) if known.is_of(wish) => return Ok(()),
-            Some(_) if certificate.is_none() => return Err(enrolled_already()),
+            Some(known) if known.is_of(wish) && self.has_expired(&known, call.at_ms) => {
+                return Err(former_nodes::used_before());
+            }
+            Some(known) if known.is_of(wish) => return known.check_place(Some(wish.role), &wish.region),
+            Some(known) if certificate.is_none() && !self.has_expired(&known, call.at_ms) => {
+                return Err(enrolled_already());
+            }
             Some(_) | None => {}
         }
         self.store.change(|writer| {
@@ -298,16 +362,15 @@ impl Nodes {
                 let detail = self.enrol_by_token(writer, call, wish, known.as_ref())?;
                 return Ok(((), by.done("nodes.enrol", &id, detail)));
             };
+            // First: a certificate that is issued anew would not help.
+            former_nodes::check_barred(writer, &id)?;
             certificate.check_revoked(writer, &id)?;
             let (record, detail) = match known {
-                Some(known) => {
-                    let record = NodeRecord { verifier: wish.verifier, ..known };
-                    (record, "with its client certificate, for another credential")
-                }
-                None => {
-                    self.check_limit(writer)?;
-                    (NodeRecord::new(wish, "", call.at_ms), "with its client certificate")
-                }
+                Some(known) => (
+                    known.with_another(wish, call.at_ms)?,
+                    "with its client certificate, for another credential",
+                ),
+                None => (self.make(writer, wish, "", call.at_ms)?, "with its client certificate"),
             };
             writer.put(NODES, &id, &NodeRecord { certificate: Some(certificate.kept()), ..record })?;
             Ok(((), by.done("nodes.enrol", &id, detail)))
@@ -321,93 +384,39 @@ impl Nodes {
         wish: &Enrolment,
         known: Option<&NodeRecord>,
     ) -> Result<String, Refusal> {
-        match known {
-            Some(known) if known.is_of(wish) => return Ok("again".to_owned()),
-            Some(_) => return Err(enrolled_already()),
-            None => {}
+        if known.is_some_and(|known| known.is_of(wish)) {
+            return Ok("again".to_owned());
         }
-        let token = join_tokens::use_once(writer, &wish.join_token, wish.role, &wish.region, call.at_ms)?;
-        self.check_limit(writer)?;
-        let record = NodeRecord::new(wish, &token, call.at_ms);
+        if known.is_some_and(|known| !self.has_expired(known, call.at_ms)) {
+            return Err(enrolled_already());
+        }
+        let used = join_tokens::use_once(writer, &wish.join_token, wish.role, &wish.region, call.at_ms)?;
+        let wish = Enrolment { region: used.region, ..wish.clone() };
+        let (record, how) = match known {
+            Some(known) => (known.clone().with_another(&wish, call.at_ms)?, ", for one that had expired"),
+            None => (self.make(writer, &wish, &used.id, call.at_ms)?, ""),
+        };
         writer.put(NODES, &wish.id.as_str().to_owned(), &record)?;
-        Ok(format!("with the join token {token}"))
+        Ok(format!("with the join token {}{how}", used.id))
     }
 
-    fn check_limit(&self, writer: &Writer) -> Result<(), Refusal> {
+    /// A new node, if there may be one of this id and with this secret.
+    fn make(
+        &self,
+        writer: &Writer,
+        wish: &Enrolment,
+        token: &str,
+        at_ms: u64,
+    ) -> Result<NodeRecord, Refusal> {
+        let void = former_nodes::let_in(writer, wish.id.as_str(), &wish.verifier)?;
         if writer.count(NODES)? >= self.limit {
             return Err(Refusal::limit("node_id", "nodes", self.limit));
         }
-        Ok(())
+        Ok(NodeRecord::new(wish, token, void, at_ms))
     }
 
-    /// Whether the node that a client certificate speaks for is one of the fleet.
-    ///
-    /// # Errors
-    /// It is not enrolled, or was deleted since the certificate was issued.
-    pub(super) fn identify_by_certificate(
-        &self,
-        certificate: &ClientCertificate,
-        id: &str,
-    ) -> Result<(), Refusal> {
-        let reader = self.store.read()?;
-        certificate.check_revoked(&reader, id)?;
-        if reader.find(NODES, &id.to_owned())?.is_some() {
-            return Ok(());
-        }
-        Err(Refusal::of(Kind::Unauthenticated, "node_id", "unknown", "the node is not enrolled"))
-    }
-
-    /// Whose credential this is.
-    ///
-    /// # Errors
-    /// Nobody's.
-    pub(crate) fn identify(&self, credential: &NodeCredential) -> Result<(), Refusal> {
-        let record = self.store.read()?.find(NODES, &credential.node().as_str().to_owned())?;
-        let kept = record.and_then(|record| Verifier::from_bytes(&record.verifier));
-        if kept.is_some_and(|kept| kept == credential.verifier()) {
-            return Ok(());
-        }
-        let message = "the node credential is unknown or revoked";
-        Err(Refusal::of(Kind::Unauthenticated, "authorization", "bad_credential", message))
-    }
-
-    /// Notes what an agent says of its node.
-    ///
-    /// # Errors
-    /// The node has been removed.
-    pub(crate) fn note(
-        &self,
-        id: &str,
-        role: NodeRole,
-        region: &str,
-        about: &About,
-        certificate: Option<Kept>,
-        at_ms: u64,
-    ) -> Result<NodeRecord, Refusal> {
-        check_region(region)?;
-        let known = find(&self.store.read()?, id)?;
-        let is_told = |record: &NodeRecord| {
-            record.role == role
-                && record.region == region
-                && record.about == *about
-                && record.certificate == certificate
-        };
-        // Most agents that come back are as they were, and five hundred may come at once.
-        if is_told(&known) && at_ms < known.seen_at_ms + SEEN_AGAIN_AFTER_MS {
-            return Ok(known);
-        }
-        self.store.observe(|writer| {
-            let record = NodeRecord {
-                role,
-                region: region.to_owned(),
-                about: about.clone(),
-                certificate,
-                seen_at_ms: at_ms,
-                ..find(writer, id)?
-            };
-            writer.put(NODES, &id.to_owned(), &record)?;
-            Ok(record)
-        })
+    fn has_expired(&self, record: &NodeRecord, at_ms: u64) -> bool {
+        record.credentials.has_expired(self.lifetimes, at_ms)
     }
 
     /// Notes when a node was heard of last.
@@ -431,17 +440,17 @@ impl Nodes {
     }
 }
 
-/// A node that comes back unchanged within that is not written again.
-const SEEN_AGAIN_AFTER_MS: u64 = 60_000;
-
 impl NodeRecord {
-    fn new(wish: &Enrolment, token: &str, at_ms: u64) -> Self {
+    fn new(wish: &Enrolment, token: &str, void: Vec<Sha256>, at_ms: u64) -> Self {
         Self {
             role: wish.role,
             region: wish.region.clone(),
             tags: BTreeSet::new(),
             description: String::new(),
-            verifier: wish.verifier,
+            moved_from: None,
+            credentials: Credentials::new(wish.verifier, void, at_ms),
+            instances: Instances::default(),
+            copied_at_ms: 0,
             join_token: token.to_owned(),
             certificate: None,
             enrolled_at_ms: at_ms,
@@ -450,10 +459,24 @@ impl NodeRecord {
         }
     }
 
+    /// What it is for and where it is, as granted.
+    pub(super) fn place(&self) -> Place {
+        Place { role: self.role, region: self.region.clone() }
+    }
+
     /// Whether it is the node of this very wish.
     fn is_of(&self, wish: &Enrolment) -> bool {
-        let [kept, told] = [self.verifier, wish.verifier].map(|bytes| Verifier::from_bytes(&bytes));
-        kept == told
+        self.credentials.standing(&wish.verifier) == Standing::Used
+    }
+
+    /// The same node with another secret.
+    fn with_another(mut self, wish: &Enrolment, at_ms: u64) -> Result<Self, Refusal> {
+        self.check_place(Some(wish.role), &wish.region)?;
+        if self.credentials.standing(&wish.verifier) == Standing::Void {
+            return Err(former_nodes::used_before());
+        }
+        self.credentials.replace(wish.verifier, at_ms);
+        Ok(self)
     }
 }
 
@@ -463,6 +486,16 @@ impl NodeFilter {
             && self.region.as_ref().is_none_or(|region| *region == node.record.region)
             && self.tag.as_ref().is_none_or(|tag| node.record.tags.contains(tag))
             && self.state.is_none_or(|state| state == node.state)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let region = if self.region.is_empty() { "no region" } else { &self.region };
+        match self.role {
+            NodeRole::Edge => write!(f, "an edge in {region}"),
+            NodeRole::Core => write!(f, "a core in {region}"),
+        }
     }
 }
 
@@ -496,6 +529,7 @@ fn enrolled_already() -> Refusal {
     Refusal::conflict("node_id", "enrolled", message)
 }
 
-fn find(source: &impl Source, id: &str) -> Result<NodeRecord, Refusal> {
+/// The record of a node.
+pub(super) fn find(source: &impl Source, id: &str) -> Result<NodeRecord, Refusal> {
     source.find(NODES, &id.to_owned())?.ok_or_else(|| Refusal::not_found("id", "node", id))
 }

@@ -20,14 +20,14 @@ const COST: (u32, u32, u32) = (7 * 1024, 5, 1);
 ///
 /// # Errors
 /// The rule that is broken.
-pub(crate) fn check(password: &str) -> Result<(), Refusal> {
+pub(crate) fn check(field: &str, password: &str) -> Result<(), Refusal> {
     if password.chars().count() < PASSWORD_CHARS_MIN {
         let message = format!("the password is to have at least {PASSWORD_CHARS_MIN} characters");
-        return Err(Refusal::invalid("password", "too_short", message));
+        return Err(Refusal::invalid(field, "too_short", message));
     }
     if password.len() > PASSWORD_BYTES_MAX {
         let message = format!("the password may have at most {PASSWORD_BYTES_MAX} bytes");
-        return Err(Refusal::invalid("password", "too_long", message));
+        return Err(Refusal::invalid(field, "too_long", message));
     }
     Ok(())
 }
@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn the_lengths_have_bounds() {
-        assert!(check(&"x".repeat(PASSWORD_CHARS_MIN - 1)).is_err());
-        assert!(check(&"x".repeat(PASSWORD_CHARS_MIN)).is_ok());
-        assert!(check(&"x".repeat(PASSWORD_BYTES_MAX + 1)).is_err());
+        assert!(check("password", &"x".repeat(PASSWORD_CHARS_MIN - 1)).is_err());
+        assert!(check("password", &"x".repeat(PASSWORD_CHARS_MIN)).is_ok());
+        assert!(check("password", &"x".repeat(PASSWORD_BYTES_MAX + 1)).is_err());
     }
 }

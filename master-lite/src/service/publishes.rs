@@ -242,6 +242,21 @@ impl Publishes {
         Ok(())
     }
 
+    /// Tells a node that was moved what it should have in its new place, which may have been published earlier than what it
+    /// has.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn tell_moved(&self, id: &str) -> Result<(), Refusal> {
+        let reader = self.store.read()?;
+        let Some(node) = reader.find(NODES, &id.to_owned())? else { return Ok(()) };
+        if let Some((revision, record)) = wanted(&reader, id, &node)? {
+            let offer = self.offer(&reader, revision, &record)?;
+            self.sessions.want_instead(id, &offer);
+        }
+        Ok(())
+    }
+
     fn tell_all(&self) -> Result<(), Refusal> {
         self.sessions.connected().iter().try_for_each(|id| self.tell(id))
     }

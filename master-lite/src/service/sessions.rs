@@ -180,6 +180,14 @@ impl Sessions {
         }
     }
 
+    /// Sets the config that a node should have now that it is another than any before: one that is older, too.
+    pub(super) fn want_instead(&self, node: &str, offer: &Arc<Offer>) {
+        let inner = self.inner();
+        if let Some(handle) = inner.get(node).and_then(|entry| entry.handle.as_ref()) {
+            handle.wanted.send_replace(Some(Arc::clone(offer)));
+        }
+    }
+
     /// Sets the config that a node should have, unless a newer one is set already.
     pub(super) fn want(&self, node: &str, offer: &Arc<Offer>) {
         let inner = self.inner();
@@ -239,6 +247,7 @@ impl Live {
             | agent_message::Kind::ConfigAck(_)
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
+            | agent_message::Kind::CredentialChange(_)
             | agent_message::Kind::CommandOutput(_)
             | agent_message::Kind::CommandResult(_)
             | agent_message::Kind::Leaving(_) => {}

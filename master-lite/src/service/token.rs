@@ -17,13 +17,20 @@ use crate::keys::KEY_BYTES;
 /// A working day and the night after it.
 pub(crate) const TOKEN_LIFETIME_S: u64 = 24 * 3600;
 
+/// When a token that is issued now ends, in milliseconds since 1970.
+pub(crate) fn expires_at_ms(at_ms: u64) -> u64 {
+    (at_ms / 1000 + TOKEN_LIFETIME_S) * 1000
+}
+
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claims {
     /// The user.
     pub(crate) sub: String,
-    /// The user's epoch: a token of an earlier one is void.
-    pub(crate) epoch: u64,
+    /// The login that the token is of.
+    pub(crate) login: String,
+    /// Which token of that login, counted from 0: see `logins`.
+    pub(crate) generation: u64,
     /// Issued at, in seconds since 1970.
     pub(crate) iat: u64,
     /// Expires at, likewise.
@@ -45,13 +52,19 @@ impl Tokens {
         Self { signing: EncodingKey::from_secret(key), verifying: DecodingKey::from_secret(key) }
     }
 
-    /// A token for a user from now on.
+    /// A token of a user's login from now on.
     ///
     /// # Errors
     /// It cannot be signed.
-    pub(crate) fn issue(&self, user: &str, epoch: u64, at_ms: u64) -> Result<(String, Claims), Refusal> {
-        let iat = at_ms / 1000;
-        let claims = Claims { sub: user.to_owned(), epoch, iat, exp: iat + TOKEN_LIFETIME_S };
+    pub(crate) fn issue(
+        &self,
+        user: &str,
+        login: &str,
+        generation: u64,
+        at_ms: u64,
+    ) -> Result<(String, Claims), Refusal> {
+        let (sub, login, iat) = (user.to_owned(), login.to_owned(), at_ms / 1000);
+        let claims = Claims { sub, login, generation, iat, exp: expires_at_ms(at_ms) / 1000 };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
             .map_err(|error| Refusal::internal(&error))?;
         Ok((token, claims))
@@ -130,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_token_is_good_until_it_expires() {
-        let (token, claims) = tokens().issue("ada", 3, NOW_MS).unwrap();
+        let (token, claims) = tokens().issue("ada", "l", 3, NOW_MS).unwrap();
         assert_eq!(tokens().read(&token, NOW_MS), Some(claims));
         let end_ms = NOW_MS + 24 * 3_600_000;
         assert!(tokens().read(&token, end_ms - 1).is_some());
@@ -139,13 +152,13 @@ mod tests {
 
     #[test]
     fn another_masters_token_is_none() {
-        let (token, _) = Tokens::new(&[8; KEY_BYTES]).issue("ada", 0, NOW_MS).unwrap();
+        let (token, _) = Tokens::new(&[8; KEY_BYTES]).issue("ada", "l", 0, NOW_MS).unwrap();
         assert!(tokens().read(&token, NOW_MS).is_none());
     }
 
     #[test]
     fn the_tokens_own_word_on_its_algorithm_is_not_followed() {
-        let (token, _) = tokens().issue("ada", 0, NOW_MS).unwrap();
+        let (token, _) = tokens().issue("ada", "l", 0, NOW_MS).unwrap();
         let [_, claims, signature]: [&str; 3] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
         for header in
             [r#"{"alg":"none","typ":"JWT"}"#, r#"{"alg":"HS384","typ":"JWT"}"#, r#"{"alg":"RS256"}"#]
@@ -159,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_changed_token_is_none() {
-        let (token, _) = tokens().issue("ada", 0, NOW_MS).unwrap();
+        let (token, _) = tokens().issue("ada", "l", 0, NOW_MS).unwrap();
         let [header, claims, signature]: [&str; 3] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
         let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
         let forged = URL_SAFE_NO_PAD.encode(claims.replace("ada", "eve"));

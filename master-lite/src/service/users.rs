@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::{Call, Role};
+use super::logins::Logins;
 use super::name::check_name;
+use super::owner::Owner;
 use super::page::{Page, Paging};
 use super::password;
 use super::refusal::Refusal;
+use super::{api_keys, join_tokens};
 use crate::store::{Records, Source, Store, Writer};
 
 /// By name.
@@ -22,8 +25,9 @@ pub(crate) struct UserRecord {
     pub(crate) role: Role,
     /// argon2id, in PHC form.
     pub(crate) password_hash: String,
-    /// Grows with each change of password or role; login tokens carry it and are void when it has grown.
-    pub(crate) epoch: u64,
+    /// The logins that are open. A store of a version before that kept none has none: everybody logs in once more.
+    #[serde(default)]
+    pub(crate) logins: Logins,
     /// Milliseconds since 1970.
     pub(crate) created_at_ms: u64,
     /// Of the last change.
@@ -37,6 +41,15 @@ pub(crate) struct UserChange {
     pub(crate) role: Option<Role>,
     /// Another password.
     pub(crate) password: Option<String>,
+}
+
+/// What went with a user who was removed, by ids.
+#[derive(Debug)]
+pub(crate) struct Belongings {
+    /// API keys.
+    pub(crate) api_keys: Vec<String>,
+    /// Join tokens.
+    pub(crate) join_tokens: Vec<String>,
 }
 
 /// The users.
@@ -80,11 +93,13 @@ impl Users {
         password: &str,
     ) -> Result<UserRecord, Refusal> {
         check_name("username", name)?;
-        password::check(password)?;
+        password::check("password", password)?;
         let record = new_record(call, role, password)?;
         self.store.change(|writer| {
-            if writer.find(USERS, &name.to_owned())?.is_some() {
-                let message = format!("there is a user `{name}` already");
+            // Whatever the case: `Ada` in an audit log is not to be taken for `ada`.
+            let users = writer.all(USERS)?;
+            if let Some((taken, _)) = users.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                let message = format!("there is a user `{taken}` already");
                 return Err(Refusal::conflict("username", "taken", message));
             }
             if writer.count(USERS)? >= self.limit {
@@ -131,7 +146,7 @@ impl Users {
         change: &UserChange,
     ) -> Result<UserRecord, Refusal> {
         check_name("username", name)?;
-        change.password.as_deref().map(password::check).transpose()?;
+        change.password.as_deref().map(|new| password::check("password", new)).transpose()?;
         // Hashed before the transaction: everybody else's changes need not wait for it.
         let hash = change.password.as_deref().map(password::hash).transpose()?;
         self.store.change(|writer| {
@@ -150,7 +165,7 @@ impl Users {
                 record.password_hash = hash;
             }
             if !changed.is_empty() {
-                record.epoch += 1;
+                record.logins.end_others(None);
                 record.changed_at_ms = call.at_ms;
             }
             writer.put(USERS, &name.to_owned(), &record)?;
@@ -158,17 +173,20 @@ impl Users {
         })
     }
 
-    /// Removes a user, whose login tokens are void from then on.
+    /// Removes a user with everything that belongs to that person: logins, API keys and join tokens.
     ///
     /// # Errors
     /// There is none of this name, or it is the last admin.
-    pub(crate) fn remove(&self, call: &Call, name: &str) -> Result<(), Refusal> {
+    pub(crate) fn remove(&self, call: &Call, name: &str) -> Result<Belongings, Refusal> {
         check_name("username", name)?;
         self.store.change(|writer| {
-            find(writer, name)?;
+            let owner = Owner::new(name, &find(writer, name)?);
             keep_an_admin(writer, name, "username")?;
             writer.remove(USERS, &name.to_owned())?;
-            Ok(((), call.done("users.delete", name, "")))
+            let api_keys = api_keys::remove_all_of(writer, &owner)?;
+            let join_tokens = join_tokens::remove_all_of(writer, &owner)?;
+            let detail = format!("with the API keys {api_keys:?} and the join tokens {join_tokens:?}");
+            Ok((Belongings { api_keys, join_tokens }, call.done("users.delete", name, detail)))
         })
     }
 
@@ -188,11 +206,11 @@ impl Users {
 
 fn new_record(call: &Call, role: Role, password: &str) -> Result<UserRecord, Refusal> {
     let password_hash = password::hash(password)?;
-    // A user of the same name as a removed one is somebody else: the old one's tokens are of another epoch.
+    // A user of the same name as a removed one is somebody else: without the old one's logins, and made later.
     Ok(UserRecord {
         role,
         password_hash,
-        epoch: call.at_ms,
+        logins: Logins::default(),
         created_at_ms: call.at_ms,
         changed_at_ms: call.at_ms,
     })

@@ -55,6 +55,7 @@ impl Listener for Ear {
             | agent_message::Kind::ConfigAck(_)
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
+            | agent_message::Kind::CredentialChange(_)
             | agent_message::Kind::Leaving(_) => {}
         }
     }

@@ -1,17 +1,20 @@
 //! The master as it is, over a disk in memory: its services, its store, and the dialogues of its sessions. Only the
 //! streams are missing, and what would wait for them: everything is told at once when it is [polled](Master::poll).
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use proto::fleet::NodeCredential;
 use proto::fleet::limits::OFFLINE_AFTER_HEARTBEATS;
-use proto::fleet::{NodeCredential, SECRET_BYTES};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
 use proto::v1::{AgentMessage, Goodbye, GoodbyeReason, MasterMessage, Register};
 
 use super::platter::Platter;
+use crate::api::grpc::registration;
 use crate::config::Config;
-use crate::service::call::{Actor, Call};
+use crate::service::admission::{Changed, Confirmed, NEWCOMER_WAITS_MS};
+use crate::service::call::{Actor, Call, Role};
 use crate::service::commands::command::{Command, Wish};
 use crate::service::commands::task::Run;
 use crate::service::configs::NewConfig;
@@ -20,8 +23,20 @@ use crate::service::join_tokens::NewJoinToken;
 use crate::service::nodes::{About, Enrolment, NodeRole};
 use crate::service::page::Paging;
 use crate::service::publishes::{NodeProgress, PublishKind};
+use crate::service::refusal::Refusal;
 use crate::service::sessions::Ticket;
 use crate::service::{Claim, Services};
+
+/// A store with the one person: a password takes too long to be hashed for each run.
+static WITH_OPERATOR: LazyLock<Platter> = LazyLock::new(|| {
+    let platter = Platter::default();
+    let services = Services::open_in(platter.clone(), &Config::default()).unwrap();
+    let made = services.users.create(&Call::system(0), OPERATOR, Role::Operator, "correct horse battery");
+    made.unwrap();
+    drop(services);
+    platter
+});
+const OPERATOR: &str = "operator";
 
 /// The one node.
 pub(super) const NODE: &str = "n";
@@ -33,13 +48,13 @@ pub(super) struct Master {
     seats: Vec<Seat>,
     next_stream: u64,
     join_token: String,
-    credential: NodeCredential,
     config: Config,
 }
 
 /// A session, and what stands in its task.
 struct Seat {
     stream: u64,
+    instance_id: Vec<u8>,
     ticket: Ticket,
     dialogue: Dialogue,
     heard_at_ms: u64,
@@ -53,12 +68,15 @@ pub(super) enum Out {
 
 impl Master {
     pub(super) fn start(now_ms: u64) -> Self {
-        let (platter, config) = (Platter::default(), Config::default());
+        let mut config = Config::default();
+        // Several in a run; none is so old that it ends.
+        config.agents.replace_credentials_after = Duration::from_secs(30);
+        let platter = WITH_OPERATOR.copy();
         let services = Services::open_in(platter.clone(), &config).unwrap();
-        let token = services.join_tokens.create(&operator(now_ms), &NewJoinToken::default()).unwrap();
-        let credential = NodeCredential::new(NODE.parse().unwrap(), [7; SECRET_BYTES]);
-        let (services, seats, join_token) = (Some(services), Vec::new(), token.2);
-        Self { services, platter, seats, next_stream: 1, join_token, credential, config }
+        let new = NewJoinToken { uses: Some(1_000), ..NewJoinToken::default() };
+        let (_, _, join_token) = services.join_tokens.create(&operator(now_ms), &new).unwrap();
+        let (services, seats) = (Some(services), Vec::new());
+        Self { services, platter, seats, next_stream: 1, join_token, config }
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -78,28 +96,32 @@ impl Master {
         }
     }
 
-    /// As the agent's driver asks for it: with the same credential each time, and a token that is good once.
-    pub(super) fn enrol(&self, now_ms: u64) {
+    /// As an agent asks for it, with a token that has uses left.
+    pub(super) fn enrol(&self, credential: &NodeCredential, now_ms: u64) -> Result<(), Refusal> {
         let wish = Enrolment {
             id: NODE.parse().unwrap(),
             join_token: self.join_token.clone(),
-            verifier: *self.credential.verifier().as_bytes(),
+            verifier: *credential.verifier().as_bytes(),
             role: NodeRole::Edge,
             region: String::new(),
             about: About::default(),
         };
-        self.services().enrol(&agent(now_ms), Ok(wish), None).unwrap();
+        self.services().enrol(&agent(now_ms), Ok(wish), None)
     }
 
     /// Opens a session; gives its stream.
-    pub(super) fn register(&mut self, register: Register, now_ms: u64) -> (u64, Vec<Out>) {
+    pub(super) fn register(
+        &mut self,
+        credential: &NodeCredential,
+        register: Register,
+        now_ms: u64,
+    ) -> Result<(u64, Vec<Out>), Refusal> {
         dialogue::check(&register).unwrap();
         let services = self.services();
-        let claim = Claim { credential: Some(self.credential.clone()), certificate: None };
-        services.admit(&agent(now_ms), Ok(&claim), Some(NODE)).unwrap();
-        services.nodes.note(NODE, NodeRole::Edge, "", &About::default(), None, now_ms).unwrap();
+        let claim = Claim { credential: Some(credential.clone()), certificate: None };
+        let admitted = services.register(&agent(now_ms), &claim, &registration(&register, now_ms))?;
         let ticket = services.sessions.open(NODE, None, now_ms);
-        let dialogue = Dialogue::begin(&register);
+        let dialogue = Dialogue::begin(&register, admitted);
         let (instance, ids) = (register.instance_id.clone(), register.command_ids.clone());
         services.sessions.hear(NODE, &Said::Register(register), now_ms);
         let welcome = dialogue::welcome("s".to_owned(), services.sessions.heartbeat(), now_ms);
@@ -108,8 +130,14 @@ impl Master {
         services.publishes.tell(NODE).unwrap();
         let stream = self.next_stream;
         self.next_stream += 1;
-        self.seats.push(Seat { stream, ticket, dialogue, heard_at_ms: now_ms });
-        (stream, vec![Out::message(stream, Told::Welcome(welcome))])
+        self.seats.push(Seat {
+            stream,
+            instance_id: instance.to_vec(),
+            ticket,
+            dialogue,
+            heard_at_ms: now_ms,
+        });
+        Ok((stream, vec![Out::message(stream, Told::Welcome(welcome))]))
     }
 
     /// Takes a message; what came on a stream that is over is heard by nobody.
@@ -119,7 +147,7 @@ impl Master {
         let said = message.kind.unwrap();
         seat.heard_at_ms = now_ms;
         services.sessions.hear(NODE, &said, now_ms);
-        let Heard { answer, config, said } = match seat.dialogue.handle(said, now_ms) {
+        let Heard { answer, config, said, is_first } = match seat.dialogue.handle(said, now_ms) {
             Ok(heard) => heard,
             Err(Over::Left) => {
                 self.end(stream, now_ms);
@@ -127,6 +155,24 @@ impl Master {
             }
             Err(Over::Rubbish(why)) => panic!("the agent says rubbish: {why}"),
         };
+        let mut answers: Vec<Told> = answer.into_iter().collect();
+        // Only a session of a node that was deleted meanwhile fails in any of this: it ends.
+        if is_first {
+            match services.nodes.confirm(&agent(now_ms), NODE, &seat.instance_id) {
+                Ok(Confirmed::Newcomer) => seat.dialogue.delay_credential(now_ms + NEWCOMER_WAITS_MS),
+                Ok(Confirmed::Copied) => seat.dialogue.hurry_credential(),
+                Ok(Confirmed::Known) | Err(_) => {}
+            }
+        }
+        if let Some(Said::CredentialChange(change)) = &said {
+            match services.change_credential(NODE, change, now_ms) {
+                Ok(Changed::Taken(answer)) => answers.push(answer),
+                Ok(Changed::Kept(change_at_ms)) => seat.dialogue.set_credential_change(change_at_ms),
+                Ok(Changed::Nothing) => panic!("the master does not know {change:?}"),
+                Err(_) => {}
+            }
+        }
+        answers.extend(seat.dialogue.poll_credential(now_ms));
         if let Some(config) = config {
             services.publishes.note(NODE, &config).unwrap();
         }
@@ -136,7 +182,7 @@ impl Master {
                 services.drive_commands(now_ms).unwrap();
             }
         }
-        answer.into_iter().map(|answer| Out::message(stream, answer)).collect()
+        answers.into_iter().map(|answer| Out::message(stream, answer)).collect()
     }
 
     /// What sessions have to send by now.
@@ -146,8 +192,9 @@ impl Master {
         let (mut out, mut over) = (Vec::new(), Vec::new());
         for seat in &mut self.seats {
             let stream = seat.stream;
-            if seat.ticket.end.has_changed().unwrap_or(false) {
-                let reason = seat.ticket.end.borrow_and_update().unwrap();
+            // Also where the registry has dropped its end by now.
+            let end = *seat.ticket.end.borrow_and_update();
+            if let Some(reason) = end {
                 let goodbye = Goodbye { reason: reason.into(), retry_after_ms: 0 };
                 assert_ne!(reason, GoodbyeReason::TooSlow, "nothing is read slowly here");
                 out.extend([Out::message(stream, Told::Goodbye(goodbye)), Out::End(stream)]);
@@ -198,6 +245,44 @@ impl Master {
         published.unwrap().revision
     }
 
+    /// Publishes a text to nodes in another region.
+    pub(super) fn publish_elsewhere(&self, text: &str, region: &str, now_ms: u64) {
+        let (services, call) = (self.services(), operator(now_ms));
+        let new = serde_json::json!({ "config_data": text, "regions": [region] });
+        let (version, _) = services.configs.create(&call, serde_json::from_value(new).unwrap()).unwrap();
+        services.publishes.publish(&call, &version, PublishKind::Publish, "", false).unwrap();
+    }
+
+    /// Whether a session is open.
+    pub(super) fn has_session(&self, stream: u64) -> bool {
+        self.seats.iter().any(|seat| seat.stream == stream)
+    }
+
+    /// Deletes the node.
+    pub(super) fn delete(&self, now_ms: u64) {
+        self.services().nodes.remove(&operator(now_ms), NODE).unwrap();
+    }
+
+    /// Lets the node's id in again.
+    pub(super) fn let_in(&self, now_ms: u64) {
+        self.services().former_nodes.unbar(&operator(now_ms), NODE).unwrap();
+    }
+
+    /// Whether the node is one of the fleet.
+    pub(super) fn is_enrolled(&self) -> bool {
+        self.services().nodes.find(NODE, 0).is_ok()
+    }
+
+    /// Whether its id is barred.
+    pub(super) fn is_barred(&self) -> bool {
+        self.services().former_nodes.barred(Paging { page: 1, page_size: 1 }).unwrap().total > 0
+    }
+
+    /// Whether it is known that somebody uses a copy of its credential.
+    pub(super) fn knows_of_copy(&self) -> bool {
+        self.services().nodes.find(NODE, 0).is_ok_and(|node| node.record.copied_at_ms > 0)
+    }
+
     /// Begins a command; gives the task's id.
     pub(super) fn command(&self, command: Command, timeout_ms: u64, now_ms: u64) -> String {
         let (services, call) = (self.services(), operator(now_ms));
@@ -234,7 +319,7 @@ impl Out {
 }
 
 fn operator(at_ms: u64) -> Call {
-    Call { actor: Actor::User("operator".to_owned()), ..Call::system(at_ms) }
+    Call { actor: Actor::User(OPERATOR.to_owned()), ..Call::system(at_ms) }
 }
 
 fn agent(at_ms: u64) -> Call {

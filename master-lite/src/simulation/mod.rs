@@ -4,6 +4,7 @@
 //! `SEED=n cargo test -p master-lite simulation` replays one run, and with `TRACE=1` tells what went in and out of the
 //! agent; `SEEDS=n` runs so many.
 
+mod credentials;
 mod dataplane;
 mod master;
 mod platter;
@@ -58,6 +59,9 @@ fn live_and_heal(mut world: World) -> World {
     world.hang_programs(false);
     world.run_for(HEALING);
     world.drain_by_hand(false);
+    world.let_in();
+    world.run_for(HEALING);
+    world.recover_credential();
     world.run_for(HEALING);
     assert_converged(&world);
     world
@@ -81,7 +85,7 @@ fn a_seed_replays_its_run_to_the_last_event() {
 }
 
 fn befall(world: &mut World) {
-    match world.random.below(14) {
+    match world.random.below(18) {
         0..=3 => {
             let kind = KINDS[usize::try_from(world.random.below(7)).unwrap()];
             world.publish(kind);
@@ -106,6 +110,13 @@ fn befall(world: &mut World) {
             world.hang_programs(programs_hang);
         }
         12 => world.cancel_command(),
+        13 => world.steal_credential(),
+        14 => {
+            let takes_over = world.random.one_in(4);
+            world.intrude(takes_over);
+        }
+        15 => world.claim_another_place(),
+        16 if world.random.one_in(2) => world.delete_or_let_in(),
         _ => {
             let kind = COMMANDS[usize::try_from(world.random.below(6)).unwrap()];
             world.command(kind);
@@ -199,4 +210,64 @@ fn a_command_that_hangs_is_ended_at_its_deadline_or_when_it_is_cancelled() {
     let states: Vec<_> = world.runs().iter().map(|run| run.state).collect();
     assert_eq!(states, [RunState::TimedOut, RunState::Cancelled]);
     assert_eq!(world.aborted.len(), 2, "their programs were ended");
+}
+
+#[test]
+fn a_stolen_credential_is_noticed_and_void_as_soon_as_its_owner_is_back() {
+    let mut world = World::new(4);
+    world.run_for(Duration::from_secs(5));
+    world.steal_credential();
+    assert!(world.intrude(false), "a good copy is as good as what it is a copy of");
+    assert!(!world.master.knows_of_copy());
+    // The owner is told that somebody else is there, comes back, and is the one that was there first.
+    world.run_for(Duration::from_secs(35));
+    assert!(world.master.knows_of_copy());
+    assert!(!world.intrude(false), "it was asked for another at once: the copy is void");
+    assert!(world.is_agent_live());
+}
+
+#[test]
+fn an_owner_who_was_robbed_for_good_is_let_in_again_by_hand() {
+    let mut world = World::new(5);
+    world.run_for(Duration::from_secs(5));
+    world.steal_credential();
+    world.run_for(Duration::from_secs(20));
+    // Whoever is there for long enough is asked for another, and its owner is away for longer.
+    world.cut_network(true);
+    world.run_for(Duration::from_secs(15));
+    assert!(world.intrude(true));
+    world.cut_network(false);
+    world.run_for(Duration::from_secs(60));
+    assert!(!world.is_agent_live() && world.master.knows_of_copy());
+    world.recover_credential();
+    world.run_for(Duration::from_secs(60));
+    assert!(world.is_agent_live() && !world.intrude(false));
+}
+
+#[test]
+fn a_deleted_node_stays_away_until_it_is_let_in_and_its_copies_for_good() {
+    let mut world = World::new(6);
+    world.run_for(Duration::from_secs(5));
+    world.steal_credential();
+    world.delete_or_let_in();
+    world.run_for(Duration::from_secs(120));
+    assert!(!world.is_agent_live() && !world.intrude(false));
+    world.delete_or_let_in();
+    world.run_for(Duration::from_secs(120));
+    assert!(world.is_agent_live() && !world.intrude(false));
+}
+
+#[test]
+fn an_agent_that_dies_while_its_credential_is_replaced_is_not_locked_out() {
+    let mut world = World::new(7);
+    world.run_for(Duration::from_secs(60));
+    let began = *world.changes_began.first().expect("a credential is replaced after half a minute");
+    for crash_after_ms in 0..80 {
+        let mut world = World::new(7);
+        world.run_for(began + Duration::from_millis(crash_after_ms));
+        world.crash_agent();
+        world.run_for(Duration::from_secs(10));
+        assert!(world.is_agent_live(), "after a crash {crash_after_ms} ms later");
+        assert!(!world.master.knows_of_copy());
+    }
 }

@@ -2,15 +2,20 @@
 //! plane that refuses, dies and drains, and a network that loses what is on its way. All of it in one thread, in simulated
 //! time, from one seed.
 
+mod intrusion;
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use control_agent::state::{
-    Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Refusal, Start,
-    Task, TaskEnd, Time,
+    Action, Agent, Event, Identity, LinkFailure, LinkFailureKind, Published, PutOutcome, Start, Task,
+    TaskEnd, Time,
 };
-use proto::v1::{self, agent_message};
+use proto::fleet::NodeCredential;
+use proto::v1;
 
+use super::credentials::{Keyring, Sha256, Thief, Void};
 use super::dataplane::{Dataplane, OWN_FILE};
 use super::master::{Master, NODE, Out};
 use super::random::Random;
@@ -56,8 +61,8 @@ struct Line {
 enum Delivery {
     ToAgent(u32, Event),
     ToMaster(u64, Box<v1::AgentMessage>),
-    Enrol(u32),
-    Register(u64, Box<v1::Register>),
+    Enrol(u32, NodeCredential),
+    Register(u64, NodeCredential, Box<v1::Register>),
     /// The disk or the data plane does it at this moment: a crash before means it is not done.
     Do(u32, Action),
 }
@@ -76,8 +81,11 @@ pub(crate) struct World {
     queue: Vec<(Time, u64, Delivery)>,
     sequence: u64,
     network_is_cut: bool,
-    /// The agent's driver keeps it.
-    is_enrolled: bool,
+    keyring: Keyring,
+    thief: Thief,
+    void: Void,
+    /// When the agent began to replace its credential.
+    pub(crate) changes_began: Vec<Time>,
     next_config: u64,
     /// What was published last: its revision and its text.
     pub(crate) desired: Option<(u64, String)>,
@@ -120,16 +128,17 @@ fn agent_of(disk: &Disk, instance: u32, is_enrolled: bool, seed: u64) -> Agent {
 }
 
 /// As the config's own check: "invalid" is found before anything is tried.
-fn check(text: &str) -> Result<(), Refusal> {
+fn check(text: &str) -> Result<(), control_agent::state::Refusal> {
     if text.contains("invalid") {
-        return Err(Refusal::new(v1::ConfigRefusal::Invalid, "it says invalid"));
+        return Err(control_agent::state::Refusal::new(v1::ConfigRefusal::Invalid, "it says invalid"));
     }
     Ok(())
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let disk = Disk::default();
+        let (disk, mut keyring) = (Disk::default(), Keyring::default());
+        keyring.start();
         Self {
             now: Time::ZERO,
             random: Random(seed),
@@ -143,7 +152,10 @@ impl World {
             queue: Vec::new(),
             sequence: 0,
             network_is_cut: false,
-            is_enrolled: false,
+            keyring,
+            thief: Thief::default(),
+            void: Void::default(),
+            changes_began: Vec::new(),
             next_config: 1,
             desired: None,
             commands: Vec::new(),
@@ -239,12 +251,18 @@ impl World {
     fn begin(&mut self, action: Action) {
         self.trace(&action);
         let after = Duration::from_millis(2) + self.random.ms(20);
+        if matches!(action, Action::MakeCredential) {
+            self.changes_began.push(self.now);
+        }
         match action {
-            Action::Enroll if self.is_reachable() => self.push(after, Delivery::Enrol(self.instance)),
+            Action::Enroll if self.is_reachable() => {
+                let credential = self.keyring.enrolling();
+                self.push(after, Delivery::Enrol(self.instance, credential));
+            }
             Action::Enroll => self.tell(after, Event::Enrolled(Err(unreachable()))),
             Action::Connect { session } if self.is_reachable() => {
-                let register = Box::new(self.agent.registration());
-                self.push(after, Delivery::Register(session, register));
+                let (credential, register) = (self.keyring.shown(), Box::new(self.agent.registration()));
+                self.push(after, Delivery::Register(session, credential, register));
             }
             Action::Connect { session } => {
                 self.tell(after, Event::Disconnected { session, failure: unreachable() });
@@ -273,7 +291,11 @@ impl World {
                 self.aborted.insert(command.to_string());
             }
             // The store does one thing after another.
-            Action::SaveCandidate(_) | Action::Promote(_) | Action::DropCandidate => {
+            Action::SaveCandidate(_)
+            | Action::Promote(_)
+            | Action::DropCandidate
+            | Action::MakeCredential
+            | Action::KeepCredential => {
                 self.push(Duration::from_millis(5), Delivery::Do(self.instance, action));
             }
             Action::Observe | Action::ReadConfig | Action::Put(_) | Action::Run { .. } => {
@@ -288,7 +310,15 @@ impl World {
         }
         match delivery {
             Delivery::ToAgent(instance, event) if instance == self.instance => {
-                self.is_enrolled |= matches!(event, Event::Enrolled(Ok(())));
+                if let Event::Enrolled(enrolled) = &event {
+                    match enrolled {
+                        Ok(()) => self.keyring.keep_enrolled(),
+                        Err(failure) if failure.kind == LinkFailureKind::UsedCredential => {
+                            self.keyring.drop_enrolling();
+                        }
+                        Err(_) => {}
+                    }
+                }
                 if let Event::Put(PutOutcome::Refused(_)) = &event {
                     let pending = self.agent.config_state().pending;
                     self.refused_here.extend(pending.map(|config| config.revision));
@@ -298,14 +328,13 @@ impl World {
             Delivery::ToAgent(..) => {}
             Delivery::Do(instance, action) if instance == self.instance => self.carry_out(action),
             Delivery::Do(..) => {}
-            Delivery::Enrol(instance) => {
-                let enrolled = if self.is_reachable() { Ok(()) } else { Err(unreachable()) };
-                if enrolled.is_ok() {
-                    self.master.enrol(self.now_ms());
-                }
+            Delivery::Enrol(instance, credential) => {
+                let enrolled = self.enrol(&credential);
                 self.push(Duration::from_millis(10), Delivery::ToAgent(instance, Event::Enrolled(enrolled)));
             }
-            Delivery::Register(session, register) => self.register(session, *register),
+            Delivery::Register(session, credential, register) => {
+                self.register(session, &credential, *register);
+            }
             Delivery::ToMaster(stream, message) => self.hear(stream, *message),
         }
     }
@@ -313,7 +342,8 @@ impl World {
     /// The disk and the data plane.
     fn carry_out(&mut self, action: Action) {
         let after = self.random.ms(5);
-        let full = || Err("no space left on device".to_owned());
+        let no_space = || "no space left on device".to_owned();
+        let full = || Err(no_space());
         match action {
             Action::Observe => {
                 let seen = self.dataplane.is_up(self.now).then(|| self.dataplane.info());
@@ -335,6 +365,17 @@ impl World {
                 self.tell(after, Event::Promoted(Ok(())));
             }
             Action::DropCandidate => self.disk.candidate = None,
+            Action::MakeCredential if self.disk.is_full => {
+                self.tell(after, Event::CredentialMade(Err(no_space())))
+            }
+            Action::MakeCredential => {
+                let made = self.keyring.make_next();
+                self.tell(after, Event::CredentialMade(Ok(made)));
+            }
+            Action::KeepCredential => {
+                self.keyring.keep_next();
+                self.tell(after, Event::CredentialKept(Ok(())));
+            }
             Action::Put(config) => {
                 let is_again = self.refused_here.contains(&config.revision());
                 assert!(!is_again, "revision {} was refused, and is tried again", config.revision());
@@ -367,65 +408,8 @@ impl World {
         }
     }
 
-    fn register(&mut self, session: u64, register: v1::Register) {
-        if !self.is_reachable() {
-            return self.tell(Duration::ZERO, Event::Disconnected { session, failure: unreachable() });
-        }
-        self.last_heartbeat = self.now;
-        let (stream, out) = self.master.register(register, self.now_ms());
-        self.line = Some(Line { session, stream });
-        self.carry(out);
-    }
-
-    fn hear(&mut self, stream: u64, message: v1::AgentMessage) {
-        match message.kind.as_ref().unwrap() {
-            agent_message::Kind::Heartbeat(_) => self.last_heartbeat = self.now,
-            agent_message::Kind::ConfigAck(ack) => {
-                let revision = ack.config.as_ref().unwrap().revision;
-                let is_kept = self.disk.current.as_ref().is_some_and(|config| config.revision() == revision);
-                assert!(is_kept, "revision {revision} was acknowledged, and is not kept");
-            }
-            agent_message::Kind::CommandResult(result) => {
-                let before = self.told.insert(result.command_id.clone(), result.outcome());
-                assert!(
-                    before.is_none_or(|before| before == result.outcome()),
-                    "two results for one command"
-                );
-            }
-            agent_message::Kind::Register(_) => panic!("only the first message registers"),
-            agent_message::Kind::Metrics(_)
-            | agent_message::Kind::MetricsPiece(_)
-            | agent_message::Kind::ConfigNack(_)
-            | agent_message::Kind::ConfigDeferred(_)
-            | agent_message::Kind::CommandOutput(_)
-            | agent_message::Kind::Leaving(_) => {}
-        }
-        let out = self.master.hear(stream, message, self.now_ms());
-        self.carry(out);
-    }
-
-    fn poll_master(&mut self) {
-        let out = self.master.poll(self.now_ms());
-        self.carry(out);
-    }
-
-    /// Brings to the agent what the master says, as far as the network does.
-    fn carry(&mut self, out: Vec<Out>) {
-        for out in out {
-            let (Out::Message(stream, _) | Out::End(stream)) = &out;
-            let line = self.line.filter(|line| line.stream == *stream && !self.network_is_cut);
-            let Some(Line { session, .. }) = line else { continue };
-            match out {
-                Out::Message(_, message) => {
-                    self.tell(Duration::from_millis(10), Event::Received { session, message });
-                }
-                Out::End(_) => {
-                    self.line = None;
-                    let ended = Event::Disconnected { session, failure: unreachable() };
-                    self.tell(Duration::from_millis(10), ended);
-                }
-            }
-        }
+    pub(crate) fn is_agent_live(&self) -> bool {
+        self.agent.is_live()
     }
 
     /// A new config is published; what it does is in its text.
@@ -441,7 +425,7 @@ impl World {
     }
 
     pub(crate) fn command(&mut self, command: Command) {
-        if self.master.is_down() || !self.is_enrolled {
+        if self.master.is_down() || !self.master.is_enrolled() {
             return;
         }
         // Ids of one millisecond have no order.
@@ -524,6 +508,7 @@ impl World {
         if is_down && !self.master.is_down() {
             self.lose_line();
             self.master.kill();
+            self.void.forget_replaced();
         }
         if !is_down {
             self.master.restart();
@@ -536,7 +521,8 @@ impl World {
         self.has_forgotten_before |= self.disk.current.is_none() && self.dataplane.text != OWN_FILE;
         self.instance += 1;
         self.refused_here.clear();
-        self.agent = agent_of(&self.disk, self.instance, self.is_enrolled, self.random.next());
+        let is_enrolled = self.keyring.start();
+        self.agent = agent_of(&self.disk, self.instance, is_enrolled, self.random.next());
     }
 
     pub(crate) fn kill_dataplane(&mut self) {
@@ -572,7 +558,7 @@ impl Delivery {
             Delivery::ToMaster(..)
             | Delivery::Register(..)
             | Delivery::ToAgent(_, Event::Received { .. }) => true,
-            Delivery::ToAgent(..) | Delivery::Enrol(_) | Delivery::Do(..) => false,
+            Delivery::ToAgent(..) | Delivery::Enrol(..) | Delivery::Do(..) => false,
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Agent {
     pub(crate) role: Role,
     /// Tells one start of the agent from another.
     pub(crate) instance: u8,
+    /// Beyond the protocol's first revision.
+    pub(crate) capabilities: Vec<String>,
     credential: NodeCredential,
     tls: Option<ClientTlsConfig>,
     runtime: Arc<Runtime>,
@@ -68,6 +70,7 @@ impl Agent {
             region: String::new(),
             role: Role::Edge,
             instance: 1,
+            capabilities: Vec::new(),
             credential,
             tls: None,
             runtime: Arc::clone(runtime),
@@ -95,6 +98,23 @@ impl Agent {
     pub(crate) fn with_secret(mut self, byte: u8) -> Self {
         self.credential = NodeCredential::new(self.node.parse().unwrap(), [byte; SECRET_BYTES]);
         self
+    }
+
+    /// The same as another start of the same agent, or of another one with a copy of its state folder.
+    pub(crate) fn with_instance(mut self, instance: u8) -> Self {
+        self.instance = instance;
+        self
+    }
+
+    /// The same as one that can replace its credential.
+    pub(crate) fn with_changes(mut self) -> Self {
+        self.capabilities = vec![capability::CREDENTIAL_CHANGE.to_owned()];
+        self
+    }
+
+    /// Of its credential.
+    pub(crate) fn verifier(&self) -> Vec<u8> {
+        self.credential.verifier().as_bytes().to_vec()
     }
 
     /// Exchanges a join token.
@@ -210,6 +230,7 @@ impl Agent {
             instance_id: vec![self.instance; 16].into(),
             role: self.role.into(),
             region: self.region.clone(),
+            capabilities: self.capabilities.clone(),
             agent_version: "0.1.0".to_owned(),
             config: Some(self.state.lock().unwrap().clone()),
             dataplane: Some(healthy()),
@@ -259,6 +280,8 @@ impl Session {
             | Told::Command(_)
             | Told::CommandCancel(_)
             | Told::Goodbye(_)
+            | Told::CredentialWanted(_)
+            | Told::CredentialTaken(_)
             | Told::Intervals(_) => None,
         });
         offers.collect()

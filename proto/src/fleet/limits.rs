@@ -22,7 +22,7 @@ pub const LABEL_BYTES_MAX: usize = 128;
 pub const VERSION_BYTES_MAX: usize = 128;
 /// Longest sentence for people; longer ones are cut.
 pub const MESSAGE_TEXT_BYTES_MAX: usize = 4 * 1024;
-/// Capabilities that a peer may list; today there are two.
+/// Capabilities that a peer may list; today there are three.
 pub const CAPABILITIES_MAX: usize = 32;
 /// Problems that one heartbeat may tell of: nobody reads more.
 pub const PROBLEMS_MAX: usize = 16;

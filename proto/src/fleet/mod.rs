@@ -27,6 +27,8 @@ pub mod capability {
     pub const UNDRAIN: &str = "undrain";
     /// systemd manages the data plane's service on this host: `restart` and `logs` can be done.
     pub const SYSTEMD: &str = "systemd";
+    /// An agent makes a new credential when its master wants one: see `CredentialWanted`.
+    pub const CREDENTIAL_CHANGE: &str = "credential-change";
     /// A master takes reports in pieces: see `MetricsPiece`.
     pub const METRICS_PIECES: &str = "metrics-pieces";
 }

@@ -4,6 +4,9 @@ mod enrol;
 mod incoming;
 mod session;
 
+#[cfg(test)]
+pub(crate) use session::registration;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -84,7 +87,7 @@ async fn ask<T: Send + 'static>(
 /// A call over gRPC, by somebody who is to be found out.
 fn call_of<T>(request: &Request<T>, actor: Actor) -> Call {
     let address = peer_of(request).map(|peer| peer.address.ip());
-    Call { actor, role: None, address, request_id: String::new(), at_ms: now_ms() }
+    Call { actor, address, ..Call::system(now_ms()) }
 }
 
 /// The other end of the request's connection; there always is one but in tests.

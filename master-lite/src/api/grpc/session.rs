@@ -9,11 +9,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::fleet::limits::{self, OFFLINE_AFTER_HEARTBEATS, REGISTER_TIMEOUT};
-use proto::fleet::{BEARER, NodeCredential};
+use proto::fleet::{BEARER, NodeCredential, capability};
 use proto::v1::agent_message::Kind as Said;
 use proto::v1::master_message::Kind as Told;
-use proto::v1::{AgentMessage, Goodbye, GoodbyeReason, MasterMessage, Register};
+use proto::v1::{AgentMessage, CredentialChange, Goodbye, GoodbyeReason, MasterMessage, Register, Role};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{ask, call_of, peer_of};
 use crate::keys;
+use crate::service::admission::{Changed, Confirmed, NEWCOMER_WAITS_MS, Registration};
 use crate::service::call::{Actor, Call, now_ms};
 use crate::service::convergence::NodeConfigRecord;
 use crate::service::dialogue::{self, Dialogue, Heard, Over};
@@ -44,6 +46,8 @@ struct Session {
     /// Who opened it, from where.
     call: Call,
     node: String,
+    /// Which start of the agent it is.
+    instance: Bytes,
     ticket: Ticket,
     outbox: Outbox,
     dialogue: Dialogue,
@@ -139,18 +143,13 @@ async fn begin(
     };
     let (at_ms, node) = (now_ms(), register.node_id.clone());
     let call = Call { at_ms, ..call };
-    let (by, about, id) = (call.clone(), about(&register), node.clone());
-    let (role, region) = (register.role().into(), register.region.clone());
-    ask(&services, move |services| {
-        services.admit(&by, Ok(&claim), Some(&id))?;
-        let certificate = claim.certificate.map(|certificate| certificate.kept());
-        services.nodes.note(&id, role, &region, &about, certificate, at_ms)
-    })
-    .await?;
+    let (by, registration) = (call.clone(), registration(&register, at_ms));
+    let admitted = ask(&services, move |services| services.register(&by, &claim, &registration)).await?;
     let call = Call { actor: Actor::Node(node.clone()), ..call };
     let ticket = services.sessions.open(&node, call.address, at_ms);
-    let (outbox, dialogue) = (outbox.clone(), Dialogue::begin(&register));
-    let mut session = Session { services, call, node, ticket, outbox, dialogue };
+    let (outbox, dialogue) = (outbox.clone(), Dialogue::begin(&register, admitted));
+    let instance = register.instance_id.clone();
+    let mut session = Session { services, call, node, instance, ticket, outbox, dialogue };
     let begun = session.welcome(register, at_ms).await;
     match begun {
         Ok(()) => Ok(session),
@@ -226,9 +225,18 @@ impl Session {
         };
         let at_ms = now_ms();
         self.services.sessions.hear(&self.node, &said, at_ms);
-        let Heard { answer, config, said } = self.dialogue.handle(said, at_ms)?;
+        let Heard { answer, config, said, is_first } = self.dialogue.handle(said, at_ms)?;
         if let Some(answer) = answer {
             self.tell(answer).await?;
+        }
+        if is_first {
+            self.confirm(at_ms).await?;
+        }
+        if let Some(Said::CredentialChange(change)) = &said {
+            self.change_credential(change.clone(), at_ms).await?;
+        }
+        if let Some(wanted) = self.dialogue.poll_credential(at_ms) {
+            self.tell(wanted).await?;
         }
         if let Some(Said::ConfigNack(nack)) = &said {
             let (version, reason) = (nack.config.as_ref().map(|config| &config.version), &nack.message);
@@ -239,6 +247,31 @@ impl Session {
         }
         if let Some(said) = said {
             self.services.sessions.tell(|listener| listener.handle_message(&self.node, &said, at_ms));
+        }
+        Ok(())
+    }
+
+    /// The agent lives: whether it is the only one with its credential.
+    async fn confirm(&mut self, at_ms: u64) -> Result<(), End> {
+        let (call, node) = (Call { at_ms, ..self.call.clone() }, self.node.clone());
+        let instance = self.instance.clone();
+        let asked =
+            ask(&self.services, move |services| services.nodes.confirm(&call, &node, &instance)).await;
+        match asked.map_err(End::Failed)? {
+            Confirmed::Known => {}
+            Confirmed::Newcomer => self.dialogue.delay_credential(at_ms + NEWCOMER_WAITS_MS),
+            Confirmed::Copied => self.dialogue.hurry_credential(),
+        }
+        Ok(())
+    }
+
+    async fn change_credential(&mut self, change: CredentialChange, at_ms: u64) -> Result<(), End> {
+        let node = self.node.clone();
+        let changed = ask(&self.services, move |services| services.change_credential(&node, &change, at_ms));
+        match changed.await.map_err(End::Failed)? {
+            Changed::Taken(answer) => self.tell(answer).await?,
+            Changed::Kept(change_at_ms) => self.dialogue.set_credential_change(change_at_ms),
+            Changed::Nothing => {}
         }
         Ok(())
     }
@@ -340,6 +373,19 @@ async fn note_rubbish(services: &Arc<Services>, call: Call, node: String, why: S
     });
     // It has logged its own failure.
     let _ = noted.await;
+}
+
+/// What a registration says, for the rules.
+pub(crate) fn registration(register: &Register, at_ms: u64) -> Registration {
+    Registration {
+        node: register.node_id.clone(),
+        instance_id: register.instance_id.to_vec(),
+        role: (register.role != i32::from(Role::Unspecified)).then(|| register.role().into()),
+        region: register.region.clone(),
+        can_change: register.capabilities.iter().any(|known| known == capability::CREDENTIAL_CHANGE),
+        about: about(register),
+        at_ms,
+    }
 }
 
 fn about(register: &Register) -> About {

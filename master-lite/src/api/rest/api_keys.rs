@@ -9,8 +9,9 @@ use utoipa_axum::routes;
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
 use super::extract::{Body, Names, Pages, Query};
+use super::guard;
 use super::paths::OfId;
-use crate::service::api_keys::{ApiKeyRecord, NewApiKey};
+use crate::service::api_keys::{self, NewApiKey};
 use crate::service::call::{Call, Role, rfc3339};
 
 /// The routes.
@@ -24,9 +25,14 @@ struct ApiKey {
     id: String,
     name: String,
     role: Role,
+    /// What the key may at most do now: its person may have become less. Null: its person is no user any more, and the
+    /// key is void.
+    role_now: Option<Role>,
     /// Empty: everything that the role may.
     scopes: Vec<String>,
     created_by: String,
+    /// The user that the key belongs to, and ends with.
+    owner: Option<String>,
     /// As RFC 3339.
     #[schema(format = DateTime)]
     created_at: String,
@@ -56,7 +62,7 @@ struct CreatedApiKey {
 async fn list(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Outcome<Vec<ApiKey>> {
     let paging = pages.paging()?;
     let page = desk.ask(move |services| services.api_keys.list(paging)).await?;
-    Ok(Answer::page(page.map(|(id, record)| render(id, record))))
+    Ok(Answer::page(page.map(render)))
 }
 
 /// Make a key.
@@ -70,8 +76,9 @@ async fn list(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Outcome<V
     responses((status = 201, description = "The key, this once", body = Answer<CreatedApiKey>))
 )]
 async fn create(State(desk): State<Desk>, call: Call, Body(new): Body<NewApiKey>) -> Outcome<CreatedApiKey> {
-    let (id, record, key) = desk.ask(move |services| services.api_keys.create(&call, &new)).await?;
-    Ok(Answer::created(CreatedApiKey { key, api_key: render(id, record) }))
+    let known = guard::scopes(&desk.document.demands);
+    let (made, key) = desk.ask(move |services| services.api_keys.create(&call, &new, &known)).await?;
+    Ok(Answer::created(CreatedApiKey { key, api_key: render(made) }))
 }
 
 /// One key.
@@ -85,9 +92,7 @@ async fn create(State(desk): State<Desk>, call: Call, Body(new): Body<NewApiKey>
     responses((status = 200, description = "The key", body = Answer<ApiKey>))
 )]
 async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<ApiKey> {
-    let asked = id.clone();
-    let record = desk.ask(move |services| services.api_keys.find(&asked)).await?;
-    Ok(Answer::ok(render(id, record)))
+    Ok(Answer::ok(render(desk.ask(move |services| services.api_keys.find(&id)).await?)))
 }
 
 /// Revoke a key.
@@ -106,13 +111,16 @@ async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) 
     Ok(Answer::ok(Removed { removed }))
 }
 
-fn render(id: String, record: ApiKeyRecord) -> ApiKey {
+fn render(key: api_keys::ApiKey) -> ApiKey {
+    let record = key.record;
     ApiKey {
-        id,
+        id: key.id,
         name: record.name,
         role: record.role,
+        role_now: key.role_now,
         scopes: record.scopes,
         created_by: record.created_by,
+        owner: record.owner.map(|owner| owner.user),
         created_at: rfc3339(record.created_at_ms),
         expires_at: rfc3339(record.expires_at_ms),
     }

@@ -1,4 +1,4 @@
-//! `/auth`: logging in, another token, and who one is.
+//! `/auth`: logging in and out, another token, who one is; and one's own password.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Desk;
-use super::answer::{Answer, Outcome};
+use super::answer::{Answer, Outcome, Removed};
 use super::extract::Body;
 use crate::service::auth::Login;
 use crate::service::call::{Call, Role, rfc3339};
 
 /// The routes.
 pub(super) fn routes() -> OpenApiRouter<Desk> {
-    OpenApiRouter::new().routes(routes!(log_in)).routes(routes!(refresh)).routes(routes!(me))
+    OpenApiRouter::new()
+        .routes(routes!(log_in))
+        .routes(routes!(refresh))
+        .routes(routes!(log_out))
+        .routes(routes!(me))
+        .routes(routes!(change_password))
 }
 
 /// A name and its password.
@@ -25,6 +30,16 @@ struct Credentials {
     username: String,
     /// The user's password.
     password: String,
+}
+
+/// The password that is, and the one that is to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewPassword {
+    old_password: String,
+    /// At least 12 characters.
+    #[schema(min_length = 12, max_length = 256)]
+    new_password: String,
 }
 
 /// A token, to be sent as `Authorization: Bearer`.
@@ -64,18 +79,57 @@ async fn log_in(State(desk): State<Desk>, call: Call, Body(who): Body<Credential
     Ok(Answer::ok(render(login)))
 }
 
-/// Another token in exchange for one that is still good.
+/// Another token in exchange for one that is still good, which ends. Shown again, it ends the login, the new token too:
+/// somebody has a copy.
 #[utoipa::path(
     post,
     path = "/auth/refresh",
     operation_id = "auth.refresh",
     tag = "auth",
     security(("token" = ["viewer"])),
-    responses((status = 200, description = "The new token; the old one ends when it would have", body = Answer<TokenView>))
+    responses((status = 200, description = "The new token; the old one is void", body = Answer<TokenView>))
 )]
 async fn refresh(State(desk): State<Desk>, call: Call) -> Outcome<TokenView> {
     let login = desk.ask(move |services| services.auth.refresh(&call)).await?;
     Ok(Answer::ok(render(login)))
+}
+
+/// Log out: the token is void.
+#[utoipa::path(
+    post,
+    path = "/auth/logout",
+    operation_id = "auth.logout",
+    tag = "auth",
+    security(("token" = ["viewer"])),
+    responses((status = 200, description = "The login has ended", body = Answer<Removed>))
+)]
+async fn log_out(State(desk): State<Desk>, call: Call) -> Outcome<Removed> {
+    let removed = call.actor.name().to_owned();
+    desk.ask(move |services| services.auth.log_out(&call)).await?;
+    Ok(Answer::ok(Removed { removed }))
+}
+
+/// Change the caller's own password. Their other logins end, this one stays; their API keys stay, too.
+#[utoipa::path(
+    put,
+    path = "/users/me/password",
+    operation_id = "users.change_password",
+    tag = "users",
+    security(("token" = ["viewer"])),
+    request_body = NewPassword,
+    responses((status = 200, description = "The caller, whose password is another now", body = Answer<Identity>))
+)]
+async fn change_password(
+    State(desk): State<Desk>,
+    call: Call,
+    Body(new): Body<NewPassword>,
+) -> Outcome<Identity> {
+    let by = call.clone();
+    desk.ask_hashing(move |services| {
+        services.auth.change_password(&by, &new.old_password, &new.new_password)
+    })
+    .await?;
+    me(call).await
 }
 
 /// Who the caller is.

@@ -4,7 +4,7 @@
 //! What a route demands is read from the API's own document. A route that is not in it, or that demands nothing by name,
 //! is closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
@@ -16,7 +16,7 @@ use utoipa::openapi::path::Operation;
 
 use super::Desk;
 use super::trace::{ClientAddress, Trace};
-use crate::service::api_keys::Access;
+use crate::service::api_keys::{Access, Scope};
 use crate::service::audit::Audit;
 use crate::service::auth::Identity;
 use crate::service::call::{Actor, Call, Role, now_ms};
@@ -60,6 +60,14 @@ pub(super) fn demands(document: &OpenApi) -> Demands {
         }
     }
     demands
+}
+
+/// The scopes that lead anywhere: those of the routes that demand a role.
+pub(super) fn scopes(demands: &Demands) -> Vec<Scope> {
+    let demanding = demands.values().filter(|demand| demand.role.is_some());
+    let scope = |demand: &Demand| Scope { resource: demand.resource.clone(), access: demand.access };
+    let scopes: BTreeSet<Scope> = demanding.map(scope).collect();
+    scopes.into_iter().collect()
 }
 
 fn demand_of(path: &str, method: &Method, operation: &Operation) -> Demand {
@@ -129,6 +137,7 @@ fn anonymous(parts: &Parts) -> Call {
     Call {
         actor: Actor::Anonymous,
         role: None,
+        login: None,
         address: parts.extensions.get::<ClientAddress>().map(|address| address.0),
         request_id: Trace::current().request_id,
         at_ms: now_ms(),
@@ -157,10 +166,11 @@ fn method_not_allowed(desk: &Desk, parts: &Parts) -> Response {
 async fn admit(desk: &Desk, headers: &HeaderMap, call: &mut Call, demand: &Demand) -> Result<(), Refusal> {
     let Some(wanted) = demand.role else { return Ok(()) };
     let credential = credential(headers)?;
-    let (at_ms, resource, access) = (call.at_ms, demand.resource.clone(), demand.access);
-    let Identity { actor, role } =
-        desk.ask(move |services| services.identify(&credential, &resource, access, at_ms)).await?;
+    let (by, resource, access) = (call.clone(), demand.resource.clone(), demand.access);
+    let Identity { actor, role, login } =
+        desk.ask(move |services| services.identify(&by, &credential, &resource, access)).await?;
     call.actor = actor;
+    call.login = login;
     call.role = Some(role);
     if role < wanted {
         let message = format!("this needs the role {}, yours is {}", wanted.name(), role.name());

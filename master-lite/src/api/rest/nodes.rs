@@ -10,12 +10,12 @@ use utoipa_axum::routes;
 
 use super::Desk;
 use super::answer::{Answer, Outcome, Removed};
-use super::extract::{Body, Names, Query};
+use super::extract::{Body, Names, Pages, Query};
 use super::paths::OfNode;
 use super::progress::{ConfigProgress, render_progress};
 use crate::service::call::{Call, now_ms, rfc3339};
 use crate::service::node_state::NodeState;
-use crate::service::nodes::{self, About, NodeChange, NodeFilter, NodeRole};
+use crate::service::nodes::{self, About, NodeChange, NodeFilter, NodeRole, Place};
 use crate::service::page::Paging;
 
 /// The routes.
@@ -24,6 +24,9 @@ pub(super) fn routes() -> OpenApiRouter<Desk> {
         .routes(routes!(list))
         .routes(routes!(find, change, remove))
         .routes(routes!(status))
+        .routes(routes!(move_to))
+        .routes(routes!(barred))
+        .routes(routes!(unbar))
         .routes(routes!(tag, untag))
         .routes(routes!(tags))
 }
@@ -40,6 +43,14 @@ struct Node {
     /// When it was heard of last, as RFC 3339.
     #[schema(format = DateTime)]
     last_seen: String,
+    /// Where it was before it was moved, while its agent has not said the new place yet.
+    moved_from: Option<Place>,
+    /// Since when its credential is used, as RFC 3339.
+    #[schema(format = DateTime)]
+    credential_since: String,
+    /// When somebody used a copy of its credential last, as RFC 3339; null: never.
+    #[schema(format = DateTime)]
+    credential_copied_at: Option<String>,
     /// When it was enrolled, as RFC 3339.
     #[schema(format = DateTime)]
     enrolled_at: String,
@@ -115,6 +126,27 @@ struct ChangedNode {
     description: Option<String>,
 }
 
+/// Another place for a node; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewPlace {
+    #[serde(default)]
+    role: Option<NodeRole>,
+    #[serde(default)]
+    #[schema(max_length = 128)]
+    region: Option<String>,
+}
+
+/// The id of a node that was deleted.
+#[derive(Serialize, ToSchema)]
+struct BarredNode {
+    id: String,
+    deleted_by: String,
+    /// As RFC 3339.
+    #[schema(format = DateTime)]
+    deleted_at: String,
+}
+
 /// A tag.
 #[derive(Serialize, ToSchema)]
 struct Tag {
@@ -179,7 +211,7 @@ async fn find(State(desk): State<Desk>, Names(id): Names<String>) -> Outcome<Nod
     Ok(Answer::ok(render(node)))
 }
 
-/// Change a node's tags or description. Its role and region are its own to say.
+/// Change a node's tags or description. Its role and region are its place: see `/nodes/{id}/place`.
 #[utoipa::path(
     put,
     path = "/nodes/{id}",
@@ -201,7 +233,8 @@ async fn change(
     Ok(Answer::ok(render(node)))
 }
 
-/// Remove a node: its credential is void and its session ends. The data plane serves on.
+/// Remove a node: its credential is void, its session ends, and its id is barred until it is let in again under
+/// `/barred-nodes/{id}`. The data plane serves on.
 #[utoipa::path(
     delete,
     path = "/nodes/{id}",
@@ -214,6 +247,70 @@ async fn change(
 async fn remove(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {
     let removed = id.clone();
     desk.ask(move |services| services.nodes.remove(&call, &id)).await?;
+    Ok(Answer::ok(Removed { removed }))
+}
+
+/// Move a node: it gets the configs of its new place from now on. Its agent may say the old place until it has said the
+/// new one; any other is refused.
+#[utoipa::path(
+    put,
+    path = "/nodes/{id}/place",
+    operation_id = "nodes.move",
+    tag = "nodes",
+    security(("token" = ["operator"])),
+    params(OfNode),
+    request_body = NewPlace,
+    responses((status = 200, description = "The node as it is now", body = Answer<Node>))
+)]
+async fn move_to(
+    State(desk): State<Desk>,
+    call: Call,
+    Names(id): Names<String>,
+    Body(place): Body<NewPlace>,
+) -> Outcome<Node> {
+    let moved = desk
+        .ask(move |services| {
+            let node = services.nodes.move_to(&call, &id, place.role, place.region.as_deref())?;
+            services.publishes.tell_moved(&id)?;
+            Ok(node)
+        })
+        .await?;
+    Ok(Answer::ok(render(moved)))
+}
+
+/// Ids of nodes that were deleted, and are not let in again.
+#[utoipa::path(
+    get,
+    path = "/barred-nodes",
+    operation_id = "nodes.barred",
+    tag = "nodes",
+    security(("token" = ["viewer"])),
+    params(Pages),
+    responses((status = 200, description = "A page of ids", body = Answer<Vec<BarredNode>>))
+)]
+async fn barred(State(desk): State<Desk>, Query(pages): Query<Pages>) -> Outcome<Vec<BarredNode>> {
+    let paging = pages.paging()?;
+    let page = desk.ask(move |services| services.former_nodes.barred(paging)).await?;
+    Ok(Answer::page(page.map(|(id, former)| BarredNode {
+        id,
+        deleted_by: former.deleted_by,
+        deleted_at: rfc3339(former.deleted_at_ms),
+    })))
+}
+
+/// Let the id of a deleted node in again: a node of this id may enrol, with a new credential.
+#[utoipa::path(
+    delete,
+    path = "/barred-nodes/{id}",
+    operation_id = "nodes.unbar",
+    tag = "nodes",
+    security(("token" = ["operator"])),
+    params(OfNode),
+    responses((status = 200, description = "The id is not barred any more", body = Answer<Removed>))
+)]
+async fn unbar(State(desk): State<Desk>, call: Call, Names(id): Names<String>) -> Outcome<Removed> {
+    let removed = id.clone();
+    desk.ask(move |services| services.former_nodes.unbar(&call, &id)).await?;
     Ok(Answer::ok(Removed { removed }))
 }
 
@@ -314,6 +411,9 @@ fn render(node: nodes::Node) -> Node {
         tags: node.record.tags,
         description: node.record.description,
         state: node.state,
+        moved_from: node.record.moved_from,
+        credential_since: rfc3339(node.record.credentials.since_ms),
+        credential_copied_at: Some(node.record.copied_at_ms).filter(|at_ms| *at_ms > 0).map(rfc3339),
         last_seen: rfc3339(node.seen_at_ms),
         enrolled_at: rfc3339(node.record.enrolled_at_ms),
         certificate_expires_at: node.record.certificate.map(|certificate| rfc3339(certificate.not_after_ms)),

@@ -7,12 +7,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Desk;
-use super::answer::{Answer, Outcome, Removed};
+use super::answer::{Answer, Outcome};
 use super::extract::{Body, Names, Pages, Query};
 use super::paths::OfUser;
 use crate::service::call::{Call, Role, rfc3339};
 use crate::service::refusal::Refusal;
-use crate::service::users::{UserChange, UserRecord};
+use crate::service::users::{Belongings, UserChange, UserRecord};
 
 /// The routes.
 pub(super) fn routes() -> OpenApiRouter<Desk> {
@@ -53,6 +53,17 @@ struct ChangedUser {
     #[serde(default)]
     #[schema(min_length = 12, max_length = 256)]
     password: Option<String>,
+}
+
+/// A user who is gone, and what went, too.
+#[derive(Serialize, ToSchema)]
+struct RemovedUser {
+    /// The user's name.
+    removed: String,
+    /// Ids of the API keys that are void now.
+    api_keys: Vec<String>,
+    /// Ids of the join tokens that are void now.
+    join_tokens: Vec<String>,
 }
 
 /// All users.
@@ -132,7 +143,7 @@ async fn change(
     Ok(Answer::ok(render(name, &record)))
 }
 
-/// Remove a user, whose tokens end with it.
+/// Remove a user with all that belongs to that person: logins, API keys and join tokens.
 #[utoipa::path(
     delete,
     path = "/users/{username}",
@@ -140,12 +151,13 @@ async fn change(
     tag = "users",
     security(("token" = ["admin"])),
     params(OfUser),
-    responses((status = 200, description = "The user is gone", body = Answer<Removed>))
+    responses((status = 200, description = "The user is gone", body = Answer<RemovedUser>))
 )]
-async fn remove(State(desk): State<Desk>, call: Call, Names(name): Names<String>) -> Outcome<Removed> {
+async fn remove(State(desk): State<Desk>, call: Call, Names(name): Names<String>) -> Outcome<RemovedUser> {
     let removed = name.clone();
-    desk.ask(move |services| services.users.remove(&call, &name)).await?;
-    Ok(Answer::ok(Removed { removed }))
+    let Belongings { api_keys, join_tokens } =
+        desk.ask(move |services| services.users.remove(&call, &name)).await?;
+    Ok(Answer::ok(RemovedUser { removed, api_keys, join_tokens }))
 }
 
 fn render(username: String, record: &UserRecord) -> User {

@@ -50,6 +50,8 @@ pub(crate) enum Metric {
     NodeOffline,
     /// 1 while the config that is wanted is refused by the node, else 0.
     ConfigRefused,
+    /// 1 while somebody else uses the node's credential, and for half a day after that, else 0.
+    CredentialCopied,
 }
 
 impl Metric {
@@ -78,6 +80,7 @@ impl Metric {
             }
             Self::NodeOffline => "the heartbeats that come or do not",
             Self::ConfigRefused => "what the agent says of the config that it was offered",
+            Self::CredentialCopied => "the sessions that are opened, or refused, with a node's credential",
         }
     }
 }
@@ -97,6 +100,8 @@ pub(crate) struct Subject {
     pub(crate) is_offline: Option<bool>,
     /// Whether it refuses the config that it should have.
     pub(crate) is_config_refused: bool,
+    /// Whether somebody has used a copy of its credential lately.
+    pub(crate) is_credential_copied: bool,
     /// When its first certificate ends, in seconds since the Unix epoch.
     pub(crate) certificate_not_after_s: Option<f64>,
     /// What it did in the last [`WINDOW_MS`].
@@ -109,6 +114,7 @@ pub(crate) fn read(metric: Metric, subject: &Subject, now_ms: u64) -> Option<f64
     match metric {
         Metric::NodeOffline => subject.is_offline.and_then(flag),
         Metric::ConfigRefused => flag(subject.is_config_refused),
+        Metric::CredentialCopied => flag(subject.is_credential_copied),
         Metric::CertificateDaysLeft => {
             subject.certificate_not_after_s.map(|end_s| (end_s - now_ms as f64 / 1_000.0) / 86_400.0)
         }
@@ -146,7 +152,10 @@ fn read_point(metric: Metric, point: &Point) -> Option<f64> {
         Metric::ProxyP99Ms => percentile_ms(point, Times::Proxy, 99.0),
         Metric::WebsocketReconnectPercent => figures.websocket_reconnect_percent(),
         Metric::BgpFlapsPerMinute => figures.bgp_flaps_per_minute(),
-        Metric::CertificateDaysLeft | Metric::NodeOffline | Metric::ConfigRefused => None,
+        Metric::CertificateDaysLeft
+        | Metric::NodeOffline
+        | Metric::ConfigRefused
+        | Metric::CredentialCopied => None,
     }
 }
 

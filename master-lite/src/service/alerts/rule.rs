@@ -239,6 +239,19 @@ pub(crate) fn built_in() -> BTreeMap<&'static str, Rule> {
             ),
         ),
         (
+            "credential-copied",
+            rule(
+                "Somebody else uses a node's credential: a copied state folder, or a thief. One of the two is shut out; the \
+                 audit log (nodes.copied_credential, nodes.connect) tells from where they come. Delete the node and enrol \
+                 it again where you are not sure which.",
+                Metric::CredentialCopied,
+                Above,
+                0.0,
+                0,
+                Severity::Critical,
+            ),
+        ),
+        (
             "certificate-expiring",
             rule(
                 "A certificate ends within two weeks: the master's own, or one of a node's. After it is renewed, restart the \
@@ -337,6 +350,7 @@ mod tests {
             ("bgp-flapping", Metric::BgpFlapsPerMinute, Above, 10.0, 0, Critical),
             ("certificate-expiring", Metric::CertificateDaysLeft, Below, 14.0, 0, Warning),
             ("config-refused", Metric::ConfigRefused, Above, 0.0, 0, Critical),
+            ("credential-copied", Metric::CredentialCopied, Above, 0.0, 0, Critical),
             ("cross-border-slow", Metric::UpstreamP95Ms, Above, 500.0, 60, Warning),
             ("node-cpu-high", Metric::CpuPercent, Above, 80.0, 300, Warning),
             ("node-offline", Metric::NodeOffline, Above, 0.0, 0, Critical),

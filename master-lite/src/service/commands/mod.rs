@@ -193,6 +193,7 @@ impl Commands {
             | agent_message::Kind::ConfigAck(_)
             | agent_message::Kind::ConfigNack(_)
             | agent_message::Kind::ConfigDeferred(_)
+            | agent_message::Kind::CredentialChange(_)
             | agent_message::Kind::Leaving(_) => return,
         };
         // A result of a task that has ended is late: people have been told otherwise.
