@@ -242,7 +242,8 @@ impl Connection {
         if exchange.left_at.get().is_some_and(|left_at| now > left_at + CANCELLED_WITHIN) {
             exchange.fault("its client is gone, and the origin has not been told");
         }
-        match self.socket.read(&mut [0; 64]) {
+        // What is left of the request comes before the end.
+        match self.socket.read(&mut [0; 64 * 1024]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Step::Nothing,
             Ok(0) | Err(_) => Step::Closed,
             Ok(_) => Step::Moved,
