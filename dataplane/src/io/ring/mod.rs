@@ -407,7 +407,10 @@ impl<K: Kernel> Driver for Ring<K> {
                 sent.consume(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready((result, sent));
             }
-            under_way @ (Sending::Submitted(_) | Sending::Silent(_) | Sending::Forgotten { .. }) => {
+            under_way @ (Sending::Submitted(_)
+            | Sending::Silent(_)
+            | Sending::Forgotten { .. }
+            | Sending::SilentForgotten { .. }) => {
                 socket.sending = under_way;
                 socket.writer.wait(context);
                 return Poll::Pending;
@@ -436,10 +439,10 @@ impl<K: Kernel> Driver for Ring<K> {
     fn forget_send(&mut self, key: u32) {
         let socket = self.sockets.at(key);
         socket.sending = match std::mem::replace(&mut socket.sending, Sending::Off) {
-            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent, is_silent: false },
-            Sending::Silent(lent) => Sending::Forgotten { _lent: lent, is_silent: true },
+            Sending::Submitted(lent) => Sending::Forgotten { _lent: lent },
+            Sending::Silent(lent) => Sending::SilentForgotten { _lent: lent },
             Sending::Done(..) => Sending::Off,
-            other @ (Sending::Off | Sending::Forgotten { .. }) => other,
+            other @ (Sending::Off | Sending::Forgotten { .. } | Sending::SilentForgotten { .. }) => other,
         };
     }
 

@@ -45,7 +45,7 @@ impl<K: Kernel> Ring<K> {
                 return;
             }
             Sending::Silent(buf) | Sending::Submitted(buf) => Sending::Done(result, buf),
-            Sending::Forgotten { .. } => Sending::Off,
+            Sending::Forgotten { .. } | Sending::SilentForgotten { .. } => Sending::Off,
             other @ (Sending::Off | Sending::Done(..)) => other,
         };
         socket.writer.wake();
@@ -77,11 +77,9 @@ impl Socket {
     fn end_silent_send(&mut self) -> bool {
         self.sending = match std::mem::replace(&mut self.sending, Sending::Off) {
             Sending::Silent(buf) => Sending::Done(buf.len() as i32, buf),
-            Sending::Forgotten { is_silent: true, .. } => Sending::Off,
-            other @ (Sending::Off
-            | Sending::Submitted(_)
-            | Sending::Forgotten { is_silent: false, .. }
-            | Sending::Done(..)) => {
+            Sending::SilentForgotten { .. } => Sending::Off,
+            other
+            @ (Sending::Off | Sending::Submitted(_) | Sending::Forgotten { .. } | Sending::Done(..)) => {
                 self.sending = other;
                 return false;
             }

@@ -38,8 +38,10 @@ pub(super) enum Sending {
     /// The kernel has the buffer, and will tell of a failure only. It becomes another variant with the first completion,
     /// or in the first turn that knows all: so none that is still silent then can have failed.
     Silent(Buf),
-    /// The kernel has the buffer, but nobody waits for it any more.
-    Forgotten { _lent: Buf, is_silent: bool },
+    /// As `Submitted`, but nobody waits for it any more.
+    Forgotten { _lent: Buf },
+    /// As `Silent`, but nobody waits for it any more.
+    SilentForgotten { _lent: Buf },
     /// Done, and not yet asked for.
     Done(i32, Buf),
 }
