@@ -15,10 +15,14 @@ fn built(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_BIN_EXE_millrace-bench")).with_file_name(name)
 }
 
-/// The installed contestants with their programs. Ours is there only if it has been built.
+/// The installed contestants with their programs. Ours is there only if it has been built; it stands for an earlier build of
+/// itself, too.
 fn installed() -> Vec<(Contestant, Program)> {
     let given = |contestant: Contestant| match contestant.role() {
         Role::Ours => Some(built("millrace-dataplane")).filter(|path| path.exists()),
+        Role::Rival if contestant == Contestant::MillraceBefore => {
+            Some(built("millrace-dataplane")).filter(|path| path.exists())
+        }
         Role::Relay | Role::Floor if contestant != Contestant::NginxStream => Some(built("millrace-bench")),
         Role::Rival | Role::Relay | Role::Floor => None,
     };

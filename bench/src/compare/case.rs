@@ -40,12 +40,15 @@ pub struct Case {
 }
 
 impl Case {
-    /// Those who take part: whoever was asked for, else the usual ones, of which the two-minute set leaves out some.
+    /// Those who take part: whoever was asked for, else the usual ones, of which the two-minute set leaves out some. An
+    /// earlier build has to be asked for.
     pub fn contestants(&self, asked: &[Contestant], is_quick: bool) -> Vec<Contestant> {
         if !asked.is_empty() {
             return asked.to_vec();
         }
-        let is_in = |contestant: &&Contestant| !is_quick || MAIN.contains(contestant);
+        let is_in = |contestant: &&Contestant| {
+            **contestant != Contestant::MillraceBefore && (!is_quick || MAIN.contains(contestant))
+        };
         self.usual.iter().filter(is_in).copied().collect()
     }
 }
@@ -352,6 +355,7 @@ mod tests {
             assert!(case.usual.starts_with(PROXIES), "{}", case.name);
             assert!(case.contestants(&[], true).starts_with(PROXIES), "{}", case.name);
             assert_eq!(case.contestants(&[FLOOR], true), [FLOOR]);
+            assert!(!case.contestants(&[], false).contains(&Contestant::MillraceBefore), "{}", case.name);
         }
     }
 }

@@ -104,7 +104,6 @@ impl Contestant {
     /// All of them, ours first.
     pub const ALL: [Self; 12] = [
         Self::Millrace,
-        Self::MillraceBefore,
         Self::Nginx,
         Self::Haproxy,
         Self::NginxBuffered,
@@ -115,6 +114,7 @@ impl Contestant {
         Self::Relay(Kind::Monoio),
         Self::Relay(Kind::MonoioTuned),
         Self::Relay(Kind::TokioUring),
+        Self::MillraceBefore,
     ];
 
     /// The name on the command line and in files.

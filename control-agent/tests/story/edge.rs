@@ -121,18 +121,32 @@ impl Edge {
 
     /// The same under another name, where the data plane's environment has these variables.
     pub(crate) fn start_as(node: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start_before(node, variables, "127.0.0.1:9")
+    }
+
+    /// The same in front of this endpoint.
+    fn start_before(node: &str, variables: &[(&str, &str)], endpoint: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("millrace-agent-").tempdir().unwrap();
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let variables = variables.iter().map(owned).collect();
         let mut edge = Self { dataplane: None, agent: None, dir, node: node.to_owned(), variables };
-        std::fs::write(edge.path("edge.toml"), edge.config_to("own", "127.0.0.1:9")).unwrap();
+        std::fs::write(edge.path("edge.toml"), edge.config_to("own", endpoint)).unwrap();
         edge.start_dataplane();
         edge
     }
 
     /// With an agent that enrols at this master.
     pub(crate) fn with_agent(url: &str) -> Self {
-        let mut edge = Self::start();
+        Self::start().joined_to(url)
+    }
+
+    /// The same in front of this endpoint.
+    pub(crate) fn with_agent_before(url: &str, endpoint: &str) -> Self {
+        Self::start_before("edge-1", &[], endpoint).joined_to(url)
+    }
+
+    fn joined_to(self, url: &str) -> Self {
+        let mut edge = self;
         edge.write_agent_config(&format!(
             "url = \"{url}\"\ninsecure = true\njoin_token = \"{}\"",
             crate::master::TOKEN

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
+use bench::origin::{Origin, OriginOptions};
 use proto::fleet::capability;
 use proto::v1::{self, CommandKind, CommandOutcome, LeavingReason, series};
 use rustix::process::Signal;
@@ -16,7 +17,8 @@ const AGENT_BYTES_MAX: u64 = 15 * 1024 * 1024;
 #[test]
 fn enrols_registers_and_reports() {
     let master = Master::start();
-    let edge = Edge::with_agent(&master.url());
+    let origin = Origin::start(OriginOptions::default()).unwrap();
+    let edge = Edge::with_agent_before(&master.url(), &origin.addr().to_string());
     let register = master.await_registers(1);
     assert_eq!((register.node_id.as_str(), register.region.as_str()), ("edge-1", "hk"));
     assert_eq!((register.role(), register.protocol_revision), (v1::Role::Edge, 1));
@@ -41,9 +43,15 @@ fn enrols_registers_and_reports() {
     assert!(dataplane.answering && dataplane.ready && dataplane.generation == 1, "{dataplane:?}");
     assert!(heartbeat.problems.is_empty(), "{:?}", heartbeat.problems);
 
-    let metrics = master.await_some("metrics", |known| known.metrics.first().cloned());
+    // Times are there from the first request on.
+    assert_eq!(edge.get("/health").unwrap().0, 200);
+    let times_of = |report: &v1::Metrics| {
+        report.families.iter().find(|family| family.name == "millrace_first_byte_seconds").cloned()
+    };
+    let (metrics, times) = master.await_some("metrics of a request", |known| {
+        known.metrics.iter().find_map(|report| Some((report.clone(), times_of(report)?)))
+    });
     assert!(metrics.dataplane_started_at_unix_ms > 0);
-    let times = metrics.families.iter().find(|family| family.name == "millrace_first_byte_seconds").unwrap();
     let Some(series::Value::Histogram(histogram)) = &times.series[0].value else { panic!() };
     assert_eq!(histogram.counts.len(), histogram.bounds.len() + 1);
     assert!(master.knowledge().pieces_count > 1, "a report has several kilobytes, and came in one");

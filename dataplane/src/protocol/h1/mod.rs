@@ -295,8 +295,9 @@ pub(crate) fn turn_away(
     if let Some(view) = &view {
         refusal.note(view, || Notes::of_client(peer));
     }
-    reply::refuse_connection(socket, kind, refusal.id.clone());
+    // Counted before the client knows of it, so that whoever sees the answer finds it counted.
     tell_of(context, ingress, view, &refusal);
+    reply::refuse_connection(socket, kind, refusal.id);
 }
 
 /// Counts a request that is carried nowhere, and tells the logs of it.
