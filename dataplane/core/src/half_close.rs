@@ -4,8 +4,7 @@
 //! ```text
 //!                     rule: cancel ─────────────────────────────────────────► Cancel
 //!                     rule: serve ──────────────────────────────────────────► Serve
-//!   rule: auto ── safe method, no event stream asked for ── Awaited ────────► ServeFor(one second)
-//!          │                                             ├─ Begun ──────────► Serve
+//!   rule: auto ── safe method, no event stream asked for ── Awaited, Begun ─► ServeFor(one second)
 //!          │                                             └─ EventStream ────► Cancel
 //!          └───── any other request ────────────────────────────────────────► Cancel
 //! ```
@@ -19,8 +18,9 @@ use proto::config::HalfClose;
 
 use crate::request::Method;
 
-/// How long a plain request of a half-closed client may wait for its answer to begin: what answers health checks and shells does so
-/// sooner, and the request of a client that is really gone must not hold its origin for longer.
+/// How long the origin of a plain request may be silent when the client is half-closed, before its answer and in the middle of it:
+/// what answers health checks and shells is quicker, and the request of a client that is really gone must not hold its origin for
+/// longer. While bytes flow a client that is gone is noticed by its resets.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What follows when the client of a request ends its side; decided with the request.
@@ -28,7 +28,7 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 pub enum WhenInputEnds {
     /// It is gone.
     Cancel,
-    /// It is served, as long as what it gets is no event stream, and begins soon.
+    /// It is served, as long as what it gets is no event stream, and the origin is not silent for long.
     ServePlain,
     /// It is served.
     Serve,
@@ -52,7 +52,7 @@ pub enum Verdict {
     Cancel,
     /// Go on.
     Serve,
-    /// Go on, but cancel after so much silence.
+    /// Go on, but cancel after so much silence of the origin.
     ServeFor(Duration),
 }
 
@@ -71,8 +71,8 @@ impl WhenInputEnds {
     pub fn with(self, answer: Answer) -> Verdict {
         match (self, answer) {
             (Self::Cancel, _) | (Self::ServePlain, Answer::EventStream) => Verdict::Cancel,
-            (Self::ServePlain, Answer::Awaited) => Verdict::ServeFor(SILENCE_MAX),
-            (Self::ServePlain, Answer::Begun) | (Self::Serve, _) => Verdict::Serve,
+            (Self::ServePlain, Answer::Awaited | Answer::Begun) => Verdict::ServeFor(SILENCE_MAX),
+            (Self::Serve, _) => Verdict::Serve,
         }
     }
 }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn auto_serves_what_only_reads_and_cancels_what_generates() {
-        let plain = [Verdict::ServeFor(SILENCE_MAX), Verdict::Serve, Verdict::Cancel];
+        let plain = [Verdict::ServeFor(SILENCE_MAX), Verdict::ServeFor(SILENCE_MAX), Verdict::Cancel];
         for (place, method) in METHODS.into_iter().enumerate() {
             let expected = if place < 4 { plain } else { [Verdict::Cancel; 3] };
             assert_eq!(verdicts(HalfClose::Auto, method, false), expected, "{method:?}");

@@ -180,6 +180,11 @@ impl Deadlines {
         }
     }
 
+    /// Whether `side` has a deadline.
+    pub(crate) fn is_armed(&self, side: Side) -> bool {
+        self.sockets.get().is_some_and(|sockets| sockets.deadlines[side as usize].get().at != UNARMED.at)
+    }
+
     /// Takes the deadline of `side` away.
     pub(crate) fn disarm(&self, side: Side) {
         if let Some(sockets) = self.sockets.get() {

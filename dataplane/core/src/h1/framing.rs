@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | plain | one `Content-Length`; `Transfer-Encoding: chunked`; neither | taken | passed on as it is |
 //! | redundant: one reading, in more words than it takes | `Content-Length: 5, 5`; `Content-Length: 2` on a 204 | refused | passed on without the superfluous fields; its connection is not used again |
-//! | ambiguous: two readings | `Content-Length: 5` and `6`; `Transfer-Encoding: gzip` | refused | refused: 502 |
+//! | ambiguous: two readings | `Content-Length: 5` and `6`; `Transfer-Encoding: gzip`, or `identity` beside a length | refused | refused: 502 |
 //!
 //! A request is the attacker's own text, and costs its sender nothing to write properly. A response comes from an origin that
 //! somebody relies on; whatever its sloppy framing may have meant, the client gets one framing of ours, and nothing that follows
@@ -159,7 +159,9 @@ impl<'b> Framing<'b> {
                 return Err(HeadErrorKind::EncodingNotAllowed);
             }
             (Coding::Chunked, _) => ResponseLength::Chunked,
-            (Coding::Absent | Coding::Identity, Some(length)) => ResponseLength::Sized(length.value),
+            (Coding::Absent, Some(length)) => ResponseLength::Sized(length.value),
+            // To RFC 2616 the length counts; to RFC 9112, section 6.3, what is not in chunks goes on to the close.
+            (Coding::Identity, Some(_)) => return Err(HeadErrorKind::InvalidEncoding),
             (Coding::Absent | Coding::Identity, None) => ResponseLength::UntilClose,
         };
         let is_said_twice = self.coding == Coding::Chunked && self.length.is_some();

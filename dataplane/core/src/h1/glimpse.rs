@@ -30,15 +30,16 @@ impl<'b> Glimpse<'b> {
     pub fn of(buf: &'b [u8]) -> Self {
         let head = buf.trim_ascii_start();
         let line = first_line(head);
-        let Some(end) = line.iter().take(METHOD_BYTES_MAX + 1).position(|byte| *byte == b' ') else {
+        let Some(end) = line.iter().position(|byte| *byte == b' ') else {
             return Self::default();
         };
         let (method, target) = (&line[..end], &line[end + 1..]);
         if !is_token(method) {
             return Self::default();
         }
+        let is_short = method.len() <= METHOD_BYTES_MAX;
         Self {
-            method: str::from_utf8(method).ok().map(Method::from_token),
+            method: str::from_utf8(method).ok().filter(|_| is_short).map(Method::from_token),
             path: path_of(target),
             host: host_of(&head[line.len()..]),
         }
@@ -100,6 +101,13 @@ mod tests {
         assert_eq!(of("GET /v1/ch"), (Some("GET"), Some("/v1/ch"), None));
         assert_eq!(of("\r\nPOST /a HTTP/1.1\r\nHost: a.exam"), (Some("POST"), Some("/a"), None));
         assert_eq!(of("PUT /a HTTP/1.1\r\nX: y\r\nhost:  a:8 \r\n"), (Some("PUT"), Some("/a"), Some("a:8")));
+    }
+
+    #[test]
+    fn tells_where_a_request_with_too_long_a_method_went() {
+        let head = format!("{} /a HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(METHOD_BYTES_MAX + 1));
+        let Glimpse { method, path, host } = Glimpse::of(head.as_bytes());
+        assert_eq!((method, path, host), (None, Some("/a"), Some("a")));
     }
 
     #[test]

@@ -243,7 +243,10 @@ async fn tell(carriage: &Carriage<'_>, fault: FaultKind) -> bool {
     let reply = Reply {
         kind: fault,
         id: exchange.id.clone(),
-        keep_alive: wants.keep_alive && exchange.is_asked.get() && !client.is_ending(),
+        keep_alive: wants.keep_alive
+            && wants.version != Version::Http10
+            && exchange.is_asked.get()
+            && !client.is_ending(),
         head_only: exchange.method == Method::Head,
         detail: None,
     };

@@ -13,7 +13,7 @@ use dataplane_core::h1::{
 };
 use dataplane_core::half_close::WhenInputEnds;
 use dataplane_core::limit::RequestPermit;
-use dataplane_core::request::{BodyLength, Method};
+use dataplane_core::request::{BodyLength, Method, Version};
 use dataplane_core::route::RequestView;
 use proto::config::HostHeader;
 
@@ -347,7 +347,8 @@ impl Refusal {
             }
             refusal.unwanted = Some(Box::new(decoder));
         }
-        refusal.keep_alive = head.keep_alive && !client.is_ending();
+        // An error does not say `Connection: keep-alive`, which an HTTP/1.0 client would have to hear.
+        refusal.keep_alive = head.keep_alive && head.version != Version::Http10 && !client.is_ending();
         (refusal, head.bytes + scan.consumed)
     }
 

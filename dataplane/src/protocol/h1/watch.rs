@@ -10,7 +10,7 @@ use dataplane_core::half_close::Verdict;
 
 use super::super::exchange::Exchange;
 use super::Connection;
-use crate::io::{Input, Stream, Ticks, now, sleep};
+use crate::io::{Input, Side, Stream, Ticks, now, sleep};
 use crate::sys::socket::is_abandoned;
 
 /// How often a half-closed client is looked after: a reset is not told by a socket whose end is known already. Each look is a system
@@ -32,8 +32,10 @@ pub(super) struct Watch(RefCell<Option<HalfClosed>>);
 
 /// A client whose side has ended, and which may be there still.
 struct HalfClosed {
-    /// The tick since which it is waiting for its answer.
-    since: u64,
+    /// The tick since which the origin has been silent, as far as this has looked.
+    silent_since: u64,
+    /// Pieces of the answer's body by then.
+    chunks: u64,
     /// Until the next look.
     pause: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -56,15 +58,18 @@ impl Watch {
                 if verdict() == Verdict::Cancel || is_abandoned(&client.stream) {
                     return Poll::Ready(());
                 }
-                known.insert(HalfClosed { since: now(), pause: Box::pin(sleep(LOOK_EVERY)) })
+                let chunks = exchange.tally.chunks.get();
+                known.insert(HalfClosed { silent_since: now(), chunks, pause: Box::pin(sleep(LOOK_EVERY)) })
             }
         };
-        if sending == Sending::Body {
-            // The origin has not got all of the request: its silence does not count yet.
-            half_closed.since = now();
-        }
         loop {
-            let waited = now().saturating_sub(half_closed.since);
+            let chunks = exchange.tally.chunks.get();
+            // As long as the origin has not got all of the request, or the client has not taken what it said, it has to wait.
+            let is_held_up = sending == Sending::Body || client.deadlines.is_armed(Side::ClientWrite);
+            if chunks != half_closed.chunks || is_held_up {
+                (half_closed.silent_since, half_closed.chunks) = (now(), chunks);
+            }
+            let waited = now().saturating_sub(half_closed.silent_since);
             match verdict() {
                 Verdict::Cancel => return Poll::Ready(()),
                 Verdict::ServeFor(silence) if waited >= Ticks::from(silence).count() => {
