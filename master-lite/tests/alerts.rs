@@ -190,6 +190,7 @@ fn rules_can_be_made_changed_and_put_back() {
             "cross-border-slow",
             "node-cpu-high",
             "node-offline",
+            "store-failing",
             "websocket-reconnects"
         ]
     );
