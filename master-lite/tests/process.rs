@@ -283,14 +283,18 @@ fn a_store_that_is_gone_or_empty_beside_its_keys_is_no_first_start() {
     let (store, folder) = (data.join("store.redb"), data.to_str().unwrap());
     assert!(master.stop(Signal::TERM).success());
     assert_eq!(run(&["backup", backup.to_str().unwrap(), "--data-dir", folder]).0, Some(0));
-    let (code, said) = run(&["run", "--begin-anew", "--data-dir", folder]);
+    // An address that no host has (RFC 5737): a master that takes the folder all the same ends there.
+    let nowhere = master.dir().join("nowhere.toml");
+    std::fs::write(&nowhere, "[rest]\nlisten = \"192.0.2.1:1\"\n").unwrap();
+    let begin_anew = || run(&["run", "--begin-anew", "-c", nowhere.to_str().unwrap(), "--data-dir", folder]);
+    let (code, said) = begin_anew();
     assert!(code == Some(2) && said.contains("has a store"), "{said}");
     for is_empty in [false, true] {
         std::fs::remove_file(&store).unwrap();
         if is_empty {
             std::fs::write(&store, "").unwrap();
         }
-        let (code, said) = run(&["run", "--data-dir", folder]);
+        let (code, said) = run(&["run", "-c", nowhere.to_str().unwrap(), "--data-dir", folder]);
         assert!(code == Some(2) && said.contains("jwt.key"), "empty: {is_empty}: {said}");
         assert!(said.contains("restore FILE") && said.contains("--begin-anew"), "{said}");
         assert_eq!(store.exists(), is_empty, "a store was made all the same");
@@ -298,4 +302,8 @@ fn a_store_that_is_gone_or_empty_beside_its_keys_is_no_first_start() {
     }
     master.start_again();
     master.admin();
+    assert!(master.stop(Signal::TERM).success());
+    std::fs::remove_file(&store).unwrap();
+    let (code, said) = begin_anew();
+    assert!(code == Some(1) && said.contains("First start"), "{said}");
 }
