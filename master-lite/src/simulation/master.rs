@@ -19,7 +19,7 @@ use crate::service::dialogue::{self, Dialogue, Heard, Over};
 use crate::service::join_tokens::NewJoinToken;
 use crate::service::nodes::{About, Enrolment, NodeRole};
 use crate::service::page::Paging;
-use crate::service::publishes::{NodeProgress, PublishKind};
+use crate::service::publishes::{Intent, NodeProgress};
 use crate::service::sessions::Ticket;
 use crate::service::{Claim, Services};
 
@@ -194,7 +194,7 @@ impl Master {
         let (services, call) = (self.services(), operator(now_ms));
         let new: NewConfig = serde_json::from_value(serde_json::json!({ "config_data": text })).unwrap();
         let (version, _) = services.configs.create(&call, new).unwrap();
-        let published = services.publishes.publish(&call, &version, PublishKind::Publish, "", false);
+        let published = services.publishes.publish(&call, &version, &Intent::Publish, "", false);
         published.unwrap().revision
     }
 
