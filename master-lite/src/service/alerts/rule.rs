@@ -114,17 +114,19 @@ impl Rule {
         let has = |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|one| one == value);
         let Match { roles, regions, tags, nodes } = &self.matching;
         self.enabled
-            && self.is_about(&subject.role)
+            && self.is_about(subject)
             && has(roles, &subject.role)
             && has(regions, &subject.region)
             && has(nodes, &subject.node)
             && (tags.is_empty() || tags.iter().any(|tag| subject.tags.contains(tag)))
     }
 
-    /// Whether what is looked at is a figure of nodes, of the master, or of both.
-    fn is_about(&self, role: &str) -> bool {
-        let is_master = role == MASTER_ROLE;
-        self.metric == Metric::CertificateDaysLeft || is_master == (self.metric == Metric::StoreFailing)
+    /// Whether what is looked at is a figure of the subject's kind: a node, a certificate of the master, or its store.
+    fn is_about(&self, subject: &Subject) -> bool {
+        let (is_store, is_of_stores) =
+            (subject.is_store_failing.is_some(), self.metric == Metric::StoreFailing);
+        is_store == is_of_stores
+            && (is_store || subject.role != MASTER_ROLE || self.metric == Metric::CertificateDaysLeft)
     }
 
     /// Holds a rule that somebody has written against the limits.
@@ -312,12 +314,13 @@ mod tests {
         let are_for = |subject: &Subject| -> Vec<&str> {
             built_in.iter().filter(|(_, rule)| rule.is_for(subject)).map(|(id, _)| *id).collect()
         };
-        let for_master = are_for(&master);
+        let store = Subject { is_store_failing: Some(false), ..master.clone() };
         assert_eq!(
-            for_master,
-            ["certificate-expiring", "store-failing"],
+            are_for(&master),
+            ["certificate-expiring"],
             "a master has no processors or configs to judge"
         );
+        assert_eq!(are_for(&store), ["store-failing"]);
         assert!(!are_for(&subject("hk", &[])).contains(&"store-failing"), "a node has no store");
     }
 
