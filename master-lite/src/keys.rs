@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+
+use crate::files;
 
 /// Bytes of a key: as many as its hash gives.
 pub(crate) const KEY_BYTES: usize = 32;
@@ -42,12 +44,12 @@ fn read(mut file: fs::File, path: &Path) -> io::Result<[u8; KEY_BYTES]> {
 /// Through a temporary name, so that a crash leaves no half key.
 fn make(dir: &Path, path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let key = random::<KEY_BYTES>();
-    let staged = path.with_extension("new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
+    let (mut file, staged) = files::make_fresh(&path.with_extension("new"))?;
+    // A second name, not a new one: a key that another process has made meanwhile stays.
+    let made =
+        file.write_all(&key).and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&staged, path));
+    fs::remove_file(&staged)?;
+    made?;
     fs::File::open(dir)?.sync_all()?;
     Ok(key)
 }

@@ -6,6 +6,7 @@
 mod api;
 mod certificate;
 pub mod config;
+mod files;
 mod keys;
 pub mod server;
 mod service;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use master_lite::config::Config;
-use master_lite::server::{self, Failure};
+use master_lite::server::{self, Beginning, Failure};
 
 /// Millrace master: configs, nodes and commands of a fleet of edges.
 #[derive(Parser)]
@@ -19,7 +19,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT.
-    Run(ConfigFile),
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Make a new store where one is missing, although keys of an earlier master are there: its users, nodes and configs
+        /// are given up. Refused where there is a store.
+        #[arg(long)]
+        begin_anew: bool,
+    },
     /// Check a config: errors as file:line:column.
     Check(ConfigFile),
     /// Copy the store of a master that does not run; a running one gives a copy under /api/v1/backup.
@@ -73,7 +80,10 @@ struct Source {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(file) => read(&file.source()).and_then(|config| server::run(&config)),
+        Command::Run { file, begin_anew } => {
+            let beginning = if begin_anew { Beginning::Anew } else { Beginning::Usual };
+            read(&file.source()).and_then(|config| server::run(&config, beginning))
+        }
         Command::Check(file) => read(&file.source()).map(|_| say("good")),
         Command::Backup { file, source } => {
             read(&source).and_then(|config| server::back_up(&config, &file)).map(|()| say("written"))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -17,9 +18,10 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::api::{grpc, rest};
 use crate::config::{Config, Tls};
 use crate::keys;
+pub use crate::service::Beginning;
 use crate::service::Services;
 use crate::service::call::{Call, now_ms};
-use crate::store;
+use crate::store::{self, StoreError};
 use crate::tls::{Judged, Terms};
 
 /// Why the program ends with another exit code than 0.
@@ -44,14 +46,18 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The data folder or a listening address cannot be used.
-pub fn run(config: &Config) -> Result<(), Failure> {
+pub fn run(config: &Config, beginning: Beginning) -> Result<(), Failure> {
     start_log(&config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .map_err(failed)?;
-    runtime.block_on(serve(config)).map_err(|error| Failure::Failed(format!("{error:#}")))
+    runtime.block_on(serve(config, beginning)).map_err(|error| match error.downcast_ref() {
+        // The same files will be no better at the next start.
+        Some(StoreError::Missing { .. } | StoreError::Foreign(_)) => Failure::Unusable(format!("{error:#}")),
+        _ => Failure::Failed(format!("{error:#}")),
+    })
 }
 
 /// Copies the store of a master that does not run.
@@ -61,7 +67,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 pub fn back_up(config: &Config, to: &Path) -> Result<(), Failure> {
     has_store(config)?;
     let running = "while the master runs, take GET /api/v1/backup instead";
-    let services = Services::open(config).map_err(|error| Failure::Failed(format!("{error} ({running})")))?;
+    let services = Services::open(config, Beginning::Usual)
+        .map_err(|error| Failure::Failed(format!("{error} ({running})")))?;
     services.back_up(to).map_err(failed)
 }
 
@@ -91,15 +98,17 @@ pub fn reset_password(config: &Config, user: Option<&str>) -> Result<String, Fai
 }
 
 fn has_store(config: &Config) -> Result<(), Failure> {
-    if config.data_dir.join(store::FILE_NAME).is_file() {
+    if store::is_in(&config.data_dir) {
         return Ok(());
     }
     let message = format!("there is no store in {}: give --data-dir", config.data_dir.display());
     Err(Failure::Unusable(message))
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(config: &Config, beginning: Beginning) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A limit on the size of files is to be an error of the store like a full disk, and not the end of the process.
+    let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let tls =
         |tls: Option<&Tls>, alpn: &[u8], judged| tls.map(|tls| Terms::read(tls, alpn, judged)).transpose();
     let rest_tls = tls(config.rest.tls.as_ref(), b"http/1.1", Judged::AtOnce)
@@ -108,7 +117,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         tls(config.grpc.tls.as_ref(), b"h2", Judged::Later).context("TLS of the agents' API (grpc.tls)")?;
     let own = [("rest", &rest_tls), ("grpc", &grpc_tls)];
     let own = own.map(|(listener, terms)| Some((listener, terms.as_ref()?.own.not_after_ms)));
-    let services = Arc::new(Services::open(config)?.with_certificates(own.into_iter().flatten().collect()));
+    let services = Services::open(config, beginning)?;
+    let services = Arc::new(services.with_certificates(own.into_iter().flatten().collect()));
     prepare(&services)?;
     let listener = serve::bind(config.rest_address()).context("the REST API (rest.listen)")?;
     let rest_address = listener.local_addr()?;
@@ -173,13 +183,14 @@ fn prepare(services: &Services) -> anyhow::Result<()> {
 
 /// Brings what was only observed to the disk, every now and then and at the end. It feeds systemd's watchdog, since each
 /// round shows that the tasks, the threads for what blocks and the store's one writer turn. A disk that refuses to write
-/// is no reason to start anew.
+/// is no reason to start anew: a store that has failed is opened again here.
 async fn flush(services: Arc<Services>, mut ended: watch::Receiver<bool>) {
     loop {
         let is_over = tokio::time::timeout(FLUSH_EVERY, ended.wait_for(|ended| *ended)).await.is_ok();
         let services = Arc::clone(&services);
         match tokio::task::spawn_blocking(move || services.flush()).await {
-            Ok(Ok(())) => {}
+            // A failing disk was told of when it began to fail, and is tried again with every round.
+            Ok(Ok(()) | Err(StoreError::Failing(_))) => {}
             Ok(Err(error)) => tracing::error!(%error, "reports of agents are not on the disk"),
             Err(error) => tracing::error!(%error, "flushing failed"),
         }

@@ -191,6 +191,7 @@ fn rules_can_be_made_changed_and_put_back() {
             "cross-border-slow",
             "node-cpu-high",
             "node-offline",
+            "store-failing",
             "websocket-reconnects"
         ]
     );
@@ -409,7 +410,7 @@ fn bad_rules_are_refused_with_the_field() {
     }
     admin.put(&format!("{RULES}/nothing"), &good).assert_refused(422, "id");
     admin.put(&format!("{RULES}/nothing"), &with("id", Value::Null)).assert_refused(404, "id");
-    assert_eq!(admin.get(RULES).json["meta"]["total"], 8, "a refused rule was made");
+    assert_eq!(admin.get(RULES).json["meta"]["total"], 9, "a refused rule was made");
     admin.get(&format!("{ALERTS}?state=loud")).assert_refused(400, "state");
 }
 

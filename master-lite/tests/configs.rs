@@ -162,3 +162,52 @@ fn a_node_that_comes_back_gets_what_it_should_have_and_nothing_twice() {
     assert!(third.offered().is_empty(), "a node was offered what it has");
     eventually("the older session ends", || again.ended());
 }
+
+#[test]
+fn going_back_in_one_region_leaves_the_others_what_they_have() {
+    let master = Master::start();
+    let (admin, runtime) = (master.admin(), runtime());
+    let token = master.join_token(3);
+    let agents: Vec<Agent> =
+        ["hk", "sg", "us"].map(|region| Agent::new(&runtime, region).in_region(region)).into();
+    for agent in &agents {
+        agent.enrol(master.grpc(), &token).unwrap();
+    }
+    let _sessions: Vec<_> =
+        agents.iter().map(|agent| agent.connect(master.grpc(), Answer::Apply).unwrap()).collect();
+    create(&admin, "all", json!({}));
+    create(&admin, "of-hk", json!({ "regions": ["hk"] }));
+    create(&admin, "of-sg", json!({ "regions": ["sg"] }));
+    create(&admin, "unused", json!({}));
+    for version in ["all", "of-hk", "of-sg"] {
+        publish(&admin, version);
+    }
+    let serve = |versions: [&str; 3]| {
+        let wanted = |node: &str| {
+            let status = admin.get(&format!("/api/v1/nodes/{node}/status"));
+            status.data()["config"]["applied_version"].as_str().unwrap_or_default().to_owned()
+        };
+        eventually("each region serves its own", || {
+            (["hk", "sg", "us"].map(wanted) == versions).then_some(())
+        });
+    };
+    serve(["of-hk", "of-sg", "all"]);
+    let back = |wish: Value| admin.post("/api/v1/configs/all/rollback", &wish);
+    let unclear = back(json!({}));
+    unclear.assert_refused(409, "from");
+    assert!(unclear.json["message"].as_str().unwrap().ends_with("of-hk, of-sg"), "{}", unclear.json);
+    back(json!({ "from": "unused" })).assert_refused(409, "from");
+    back(json!({ "from": "all" })).assert_refused(422, "from");
+    let from_hk = json!({ "from": "of-hk" }).to_string();
+    let dry = admin.send("POST", "/api/v1/configs/all/rollback?dry_run=true", Some(from_hk));
+    let targets = dry.data()["targets"].as_array().unwrap();
+    assert_eq!(targets.iter().map(|target| &target["node"]).collect::<Vec<_>>(), ["hk"], "{}", dry.json);
+    assert_eq!(admin.get("/api/v1/configs/history").json["meta"]["total"], 3, "a dry run was none");
+    assert_eq!(back(json!({ "from": "of-hk" })).data()["publish"]["undoes"], "of-hk");
+    serve(["all", "of-sg", "all"]);
+    // One other version is left: nothing is to be guessed.
+    assert_eq!(back(json!({})).data()["publish"]["undoes"], "of-sg");
+    serve(["all", "all", "all"]);
+    assert_eq!(admin.post("/api/v1/configs/of-sg/rollback", &json!({})).status, 200);
+    serve(["all", "of-sg", "all"]);
+}

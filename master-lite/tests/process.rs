@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::json;
 use story::agent::{Agent, Answer, runtime};
-use story::{Master, program};
+use story::{Master, eventually, program};
 
 /// Runs the program to its end: exit code and what it wrote.
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
@@ -73,7 +73,7 @@ fn it_ends_when_it_is_told_and_says_goodbye() {
         let goodbye = |told: &proto::v1::master_message::Kind| {
             matches!(told, proto::v1::master_message::Kind::Goodbye(_))
         };
-        story::eventually("the agent hears goodbye", || session.told().iter().any(goodbye).then_some(()));
+        eventually("the agent hears goodbye", || session.told().iter().any(goodbye).then_some(()));
     }
 }
 
@@ -100,7 +100,7 @@ fn systemd_hears_that_it_is_ready_turns_and_ends() {
         false
     };
     let turns = hears("READY=1") && hears("WATCHDOG=1") && hears("WATCHDOG=1");
-    rustix::process::kill_process(rustix::process::Pid::from_child(&master), Signal::TERM).unwrap();
+    rustix::process::kill_process(Pid::from_child(&master), Signal::TERM).unwrap();
     let ends = hears("STOPPING=1");
     assert!(master.wait().unwrap().success());
     assert!(turns && ends, "turns: {turns}, ends: {ends}");
@@ -246,4 +246,64 @@ fn rest_and_agents_are_served_over_tls_where_it_is_configured() {
     let mut answer = Vec::new();
     let _ = (&plain).read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/1.1 200"), "it answers without TLS, too");
+}
+
+/// Largest file that a process may write from now on; none: any.
+fn limit_files(master: &Master, bytes: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(master.pid()).unwrap());
+    let now = prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    assert_eq!(now.maximum, None, "this test is for a host that lets its files grow");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_for_a_while_needs_no_restart() {
+    let master = Master::start();
+    let (admin, anyone) = (master.admin(), master.anonymous());
+    let make = || admin.post("/api/v1/join-tokens", &json!({ "description": "x" })).status;
+    assert_eq!(make(), 201);
+    limit_files(&master, Some(64 << 10));
+    eventually("a change fails", || (make() == 503).then_some(()));
+    let health = anyone.get("/health");
+    assert_eq!(health.status, 503, "{}", health.json);
+    assert!(health.json["message"].as_str().unwrap().contains("File too large"), "{}", health.json);
+    limit_files(&master, None);
+    eventually("the store is opened again", || (anyone.get("/health").status == 200).then_some(()));
+    assert_eq!(make(), 201);
+    let tokens = admin.get("/api/v1/join-tokens");
+    assert!(tokens.json["meta"]["total"].as_u64().unwrap() >= 2, "{}", tokens.json);
+    let metrics = String::from_utf8(admin.get("/metrics").bytes).unwrap();
+    assert!(metrics.contains("\nmillrace_master_store_failing 0\n"), "{metrics}");
+    assert!(!metrics.contains("\nmillrace_master_store_failures_total 0\n"), "{metrics}");
+}
+
+#[test]
+fn a_store_that_is_gone_or_empty_beside_its_keys_is_no_first_start() {
+    let mut master = Master::start();
+    let (data, backup) = (master.data_dir(), master.dir().join("backup.redb"));
+    let (store, folder) = (data.join("store.redb"), data.to_str().unwrap());
+    assert!(master.stop(Signal::TERM).success());
+    assert_eq!(run(&["backup", backup.to_str().unwrap(), "--data-dir", folder]).0, Some(0));
+    // An address that no host has (RFC 5737): a master that takes the folder all the same ends there.
+    let nowhere = master.dir().join("nowhere.toml");
+    std::fs::write(&nowhere, "[rest]\nlisten = \"192.0.2.1:1\"\n").unwrap();
+    let begin_anew = || run(&["run", "--begin-anew", "-c", nowhere.to_str().unwrap(), "--data-dir", folder]);
+    let (code, said) = begin_anew();
+    assert!(code == Some(2) && said.contains("has a store"), "{said}");
+    for is_empty in [false, true] {
+        std::fs::remove_file(&store).unwrap();
+        if is_empty {
+            std::fs::write(&store, "").unwrap();
+        }
+        let (code, said) = run(&["run", "-c", nowhere.to_str().unwrap(), "--data-dir", folder]);
+        assert!(code == Some(2) && said.contains("jwt.key"), "empty: {is_empty}: {said}");
+        assert!(said.contains("restore FILE") && said.contains("--begin-anew"), "{said}");
+        assert_eq!(store.exists(), is_empty, "a store was made all the same");
+        assert_eq!(run(&["restore", backup.to_str().unwrap(), "--data-dir", folder]).0, Some(0));
+    }
+    master.start_again();
+    master.admin();
+    assert!(master.stop(Signal::TERM).success());
+    std::fs::remove_file(&store).unwrap();
+    let (code, said) = begin_anew();
+    assert!(code == Some(1) && said.contains("First start"), "{said}");
 }

@@ -32,6 +32,10 @@ const CONTROL_ONE_IN: u64 = 8;
 const ORIGINS_ONE_IN: u64 = 8;
 /// Of a low limit origins get at least so many, as long as clients get as many.
 const ORIGINS_MIN: u64 = 8;
+/// Of a limit that the process alone could use up traffic still gets so many, or a quarter of it: a client needs a second file,
+/// for its origin, and what the process is said to hold is more than it does.
+const TRAFFIC_MIN: u64 = 4;
+const TRAFFIC_MIN_ONE_IN: u64 = 4;
 /// More files than any kernel allows (`fs.nr_open` is an int): stands for "unlimited".
 const FILES_MOST: u64 = i32::MAX as u64;
 
@@ -88,9 +92,10 @@ impl Files {
     /// Divides `limit` for a node that is to serve `wanted` clients.
     pub fn fit(limit: u64, standing: &Standing, wanted: u32) -> Self {
         let limit = limit.min(FILES_MOST);
-        let process = standing.process().min(limit);
         let control = standing.control().min(limit / CONTROL_ONE_IN);
-        let traffic = limit.saturating_sub(process + control);
+        let least = TRAFFIC_MIN.min(limit / TRAFFIC_MIN_ONE_IN);
+        let process = standing.process().min(limit - control - least);
+        let traffic = limit - process - control;
         let kept = (traffic / ORIGINS_ONE_IN).max(ORIGINS_MIN.min(traffic / 2));
         let connections = u32::try_from(traffic - kept).unwrap_or(u32::MAX).clamp(1, wanted.max(1));
         Files { limit, process, control, origins: traffic.saturating_sub(connections.into()), connections }

@@ -1,7 +1,9 @@
 //! Claims about the budget of open files: it is a whole, it grows with the limit, and nobody is left without a part.
 
 use dataplane_core::files::{Files, Standing};
+use dataplane_core::limit::Admission;
 use proptest::prelude::*;
+use proto::config::Limits;
 
 const SMALL: Standing = Standing { workers: 1, addresses: 1, probes: 0 };
 
@@ -42,6 +44,19 @@ fn a_process_that_may_open_next_to_nothing_still_serves_one_client() {
     for limit in [0, 1, 16, 32, 40] {
         let files = Files::fit(limit, &SMALL, 1000);
         assert!((1..=2).contains(&files.connections), "{limit}: {files}");
+    }
+}
+
+/// Forty files and eight workers: the first client gets in, and its origin has a file.
+#[test]
+fn a_limit_that_the_process_could_use_up_leaves_clients_their_origins() {
+    for (limit, workers) in [(40, 2), (48, 4), (60, 4), (90, 8), (100, 8), (1024, 130)] {
+        let standing = Standing { workers, addresses: 1, probes: 0 };
+        let files = Files::fit(limit, &standing, 1000);
+        assert_eq!((files.connections, files.origins), (2, 2), "{files}");
+        let admission = Admission::new(&Limits::default());
+        admission.reconfigure(&Limits::default(), &files);
+        assert!(admission.try_connection(|| 0), "{files}");
     }
 }
 

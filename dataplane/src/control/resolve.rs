@@ -30,8 +30,9 @@ const SILENT_FOR: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Answers that may wait for the control loop.
 const ANSWERS_MAX: usize = 64;
-/// Look-ups at once. Each has a thread, which the system's resolver may keep far longer than anybody waits for it.
-const LOOKUPS_MAX: usize = 32;
+/// Look-ups at once. Each has a thread, which the system's resolver may keep far longer than anybody waits for it: many, so that
+/// names which hang leave places for those that do not, and half of what the runtime has for such work.
+const LOOKUPS_MAX: usize = 256;
 
 static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -167,7 +168,7 @@ pub(crate) fn remove(path: &Path, file: FileId) {
 /// # Errors
 /// It cannot be looked at.
 pub(crate) fn look(path: &Path) -> io::Result<Standing> {
-    Ok(Pin::at(path)?.map_or(Standing::Nothing, |pin| pin.standing()))
+    Ok(Pin::at(path)?.map_or(Standing::Nothing, |pin| pin.standing(path)))
 }
 
 impl FileId {
@@ -184,7 +185,7 @@ fn bind(socket: &Socket, path: &Path) -> io::Result<()> {
         result => return result,
     };
     let Some(pin) = Pin::at(path)? else { return socket.bind(&address) };
-    match pin.standing() {
+    match pin.standing(path) {
         Standing::Nothing => {}
         Standing::Stale => remove_stale(path, &pin)?,
         Standing::Held => return Err(taken),
@@ -244,9 +245,10 @@ impl Pin {
         FileId { dev: self.stat.st_dev, ino: self.stat.st_ino }
     }
 
-    fn standing(&self) -> Standing {
+    /// `name`: where it stands.
+    fn standing(&self, name: &Path) -> Standing {
         match FileType::from_raw_mode(self.stat.st_mode) {
-            FileType::Socket if self.is_held() => Standing::Held,
+            FileType::Socket if self.is_held(name) => Standing::Held,
             FileType::Socket => Standing::Stale,
             FileType::RegularFile => Standing::Other("an ordinary file"),
             FileType::Directory => Standing::Other("a folder"),
@@ -258,17 +260,32 @@ impl Pin {
     }
 
     /// Whether a process has bound it. A datagram socket is refused by nobody but an unbound one: by a stream socket it
-    /// is told that it is of the wrong type, whether that one listens yet or not. And it takes no place in a queue.
-    fn is_held(&self) -> bool {
+    /// is told that it is of the wrong type, whether that one listens yet or not. And it takes no place in a queue. Where this
+    /// process may not connect, as to a stale socket of its own that it had given to another user, the kernel's list of
+    /// bound sockets tells.
+    fn is_held(&self, name: &Path) -> bool {
         let asked = Socket::new(Domain::UNIX, Type::DGRAM.cloexec().nonblocking(), None)
             .and_then(|socket| socket.connect(&SockAddr::unix(self.path())?));
-        !asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        match asked {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => false,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => is_listed(name),
+            Ok(()) | Err(_) => true,
+        }
     }
 
     /// A path that leads to this very file, whatever its name is by now.
     fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
+}
+
+/// Whether the kernel knows of a bound socket with this file name (proc(5), `/proc/net/unix`). The list has paths as they were
+/// bound, relative ones too, so the last part alone is compared: rather too many are taken for held than one too few.
+fn is_listed(path: &Path) -> bool {
+    let Ok(list) = std::fs::read("/proc/net/unix") else { return true };
+    let Some(name) = path.file_name() else { return true };
+    list.split(|byte| *byte == b'\n')
+        .any(|line| line.split(|byte| *byte == b'/').next_back() == Some(name.as_bytes()))
 }
 
 /// Who a file is to belong to; none: whoever it belongs to.

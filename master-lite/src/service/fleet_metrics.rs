@@ -67,7 +67,7 @@ impl Services {
         Ok(self.overview(&self.nodes.matching(&filter, window.now_ms)?, window))
     }
 
-    /// Every node as alert rules see it, and the master with its own certificates.
+    /// Every node as alert rules see it, and the master with its own certificates and its store.
     ///
     /// # Errors
     /// The store fails.
@@ -83,6 +83,7 @@ impl Services {
             is_offline: Some(node.state == NodeState::Offline),
             is_config_refused: refusing.contains_key(&node.id),
             recent: self.metrics.recent(&node.id, WINDOW_MS, now_ms),
+            is_store_failing: None,
             node: node.id,
         };
         let own = self.own_certificates.iter().map(|(listener, not_after_ms)| Subject {
@@ -92,7 +93,13 @@ impl Services {
             certificate_not_after_s: Some(*not_after_ms as f64 / 1_000.0),
             ..Subject::default()
         });
-        Ok(nodes.into_iter().map(subject).chain(own).collect())
+        let store = Subject {
+            node: format!("{MASTER_ROLE}:store"),
+            role: MASTER_ROLE.to_owned(),
+            is_store_failing: Some(self.store.health().trouble.is_some()),
+            ..Subject::default()
+        };
+        Ok(nodes.into_iter().map(subject).chain(own).chain([store]).collect())
     }
 
     /// When the first of a node's certificates ends: what its agent has shown, or what its data plane tells of.

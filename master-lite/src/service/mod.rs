@@ -49,7 +49,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::keys;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 use alerts::Alerts;
 use api_keys::{API_KEYS, Access, ApiKeys, KEY_PREFIX};
@@ -121,6 +121,40 @@ pub(crate) struct Claim {
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
 }
 
+/// What is to be found in the data folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// A store, or nothing of a master at all: a first start.
+    Usual,
+    /// No store, but perhaps what is left of an earlier master, whose store is given up.
+    Anew,
+}
+
+impl Beginning {
+    fn check(self, dir: &Path) -> Result<(), StoreError> {
+        match (self, store::is_in(dir)) {
+            (Self::Usual, true) => Ok(()),
+            (Self::Usual, false) => match left_behind(dir) {
+                Some(evidence) => Err(StoreError::Missing { dir: dir.display().to_string(), evidence }),
+                None => Ok(()),
+            },
+            (Self::Anew, true) => Err(StoreError::Foreign(format!(
+                "{} has a store: move it away before a new one is begun (--begin-anew)",
+                dir.display()
+            ))),
+            (Self::Anew, false) => Ok(()),
+        }
+    }
+}
+
+/// A file that only a master that ran here has made: its key, or a store that was kept aside.
+fn left_behind(dir: &Path) -> Option<String> {
+    let names = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_left =
+        |name: &String| name == TOKEN_KEY_FILE || (name.ends_with(".redb") && name != store::FILE_NAME);
+    names.into_iter().filter(is_left).min()
+}
+
 /// What was made at the first start.
 pub(crate) struct FirstStart {
     /// Of the user `admin`.
@@ -145,15 +179,18 @@ impl Services {
     /// The services over a data folder's store.
     ///
     /// # Errors
-    /// The folder, the store or a key cannot be used.
-    pub(crate) fn open(config: &Config) -> Result<Self, StoreError> {
+    /// The folder, the store or a key cannot be used, or the folder is not as `beginning` has it.
+    pub(crate) fn open(config: &Config, beginning: Beginning) -> Result<Self, StoreError> {
         let dir = config.data_dir.as_path();
         let failed =
             |what: &str, error| StoreError::File { what: format!("{what} {}", dir.display()), error };
         keys::make_dir(dir).map_err(|error| failed("cannot make the data folder", error))?;
+        beginning.check(dir)?;
+        // The store first: a key without a store is what is left of a master, and no first start.
+        let store = Store::open(dir, &TABLES.concat())?;
         let key = keys::load_or_make(dir, TOKEN_KEY_FILE);
         let tokens = Tokens::new(&key.map_err(|error| failed("no key in the data folder", error))?);
-        Self::over(Store::open(dir, &TABLES.concat())?, tokens, config)
+        Self::over(store, tokens, config)
     }
 
     /// The services over a store that is no file.
@@ -161,7 +198,10 @@ impl Services {
     /// # Errors
     /// It cannot be used.
     #[cfg(test)]
-    pub(crate) fn open_in(backend: impl redb::StorageBackend, config: &Config) -> Result<Self, StoreError> {
+    pub(crate) fn open_in(
+        backend: impl redb::StorageBackend + Clone,
+        config: &Config,
+    ) -> Result<Self, StoreError> {
         let tokens = Tokens::new(&[0; keys::KEY_BYTES]);
         Self::over(Store::open_in(backend, &TABLES.concat())?, tokens, config)
     }
@@ -338,7 +378,7 @@ impl Services {
         certificate.map_or(Ok(()), |certificate| certificate.speak_for(its_node))
     }
 
-    /// Whether the store answers.
+    /// Whether the store answers, and takes changes.
     ///
     /// # Errors
     /// It does not.

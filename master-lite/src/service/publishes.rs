@@ -1,10 +1,13 @@
 //! Bringing configs to nodes: publishing a version, going back to one, the history of both, what each node should have,
 //! and how far it is with it.
 //!
+//! A rollback reaches the nodes that should have the version that it undoes, and no others: going back with one region
+//! leaves alone what other regions have of their own.
+//!
 //! A publish has a revision, which only grows; going back is a publish of its own. What a node should have is the newest
 //! publish that includes it. Nodes are told as soon as the publish is on the disk, and again when they come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,6 +42,9 @@ pub(super) const TABLES: [&str; 3] = [PUBLISHES.name(), REVISION_FLOOR.name(), N
 /// Offers that are kept in memory, newest first: a rollback while nodes come back needs two. At most 4 MiB each.
 const OFFERS_KEPT_MAX: usize = 4;
 
+/// Versions that a refusal names: enough to choose from, and no page of them.
+const NAMED_MAX: usize = 10;
+
 /// Why something was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -47,6 +53,18 @@ pub(crate) enum PublishKind {
     Publish,
     /// To go back to it.
     Rollback,
+}
+
+/// What is to be done with a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Bring it to all nodes that it is for.
+    Publish,
+    /// Go back to it.
+    Rollback {
+        /// From this version; unless given, from the only other one that its nodes should have.
+        from: Option<String>,
+    },
 }
 
 /// A publish as stored.
@@ -66,6 +84,9 @@ pub(crate) struct PublishRecord {
     pub(crate) at_ms: u64,
     /// For people.
     pub(crate) comment: String,
+    /// Of a rollback: the version that a node has to have been meant to have. None: any, as rollbacks once were.
+    #[serde(default)]
+    pub(crate) undoes: Option<String>,
 }
 
 /// What a publish did, or would do.
@@ -127,18 +148,19 @@ impl Publishes {
     /// code.
     ///
     /// # Errors
-    /// There is no such version, it is damaged or no longer valid, or (going back) it has never been published.
+    /// There is no such version, it is damaged or no longer valid, or (going back) it has never been published, or it is not
+    /// clear from which of several.
     pub(crate) fn publish(
         &self,
         call: &Call,
         version: &str,
-        kind: PublishKind,
+        intent: &Intent,
         comment: &str,
         is_dry_run: bool,
     ) -> Result<Published, Refusal> {
         check_text("comment", comment)?;
         let reader = self.store.read()?;
-        let record = draft(&reader, call, version, kind, comment)?;
+        let record = draft(&reader, call, version, intent, comment)?;
         let nodes = self.targets(&record, call.at_ms)?;
         if is_dry_run {
             return Ok(Published { revision: next_revision(&reader)?, record, nodes });
@@ -146,9 +168,9 @@ impl Publishes {
         let revision = self.store.change(|writer: &Writer| {
             let revision = next_revision(writer)?;
             writer.put(PUBLISHES, &revision, &record)?;
-            let action = match kind {
-                PublishKind::Publish => "configs.publish",
-                PublishKind::Rollback => "configs.rollback",
+            let action = match intent {
+                Intent::Publish => "configs.publish",
+                Intent::Rollback { .. } => "configs.rollback",
             };
             let detail = format!("revision {revision} for {} nodes", nodes.len());
             Ok::<_, Refusal>((revision, call.done(action, version, detail)))
@@ -284,13 +306,23 @@ impl Publishes {
 
     fn targets(&self, record: &PublishRecord, now_ms: u64) -> Result<Vec<TargetNode>, Refusal> {
         let nodes = self.nodes.matching(&NodeFilter::default(), now_ms)?;
-        let meant = nodes.into_iter().filter(|node| includes(record, &node.id, &node.record));
-        let targets = meant.map(|node| {
+        let reader = self.store.read()?;
+        let mut targets = Vec::new();
+        for node in nodes.into_iter().filter(|node| includes(record, &node.id, &node.record)) {
+            let has = wanted(&reader, &node.id, &node.record)?;
+            if !reaches(record, has.as_ref().map(|(_, publish)| publish)) {
+                continue;
+            }
             let said = self.said(&node.id)?;
             let is_change = said.applied_sha256 != record.sha256;
-            Ok(TargetNode { id: node.id, state: node.state, serves: said.applied_version, is_change })
-        });
-        targets.collect()
+            targets.push(TargetNode {
+                id: node.id,
+                state: node.state,
+                serves: said.applied_version,
+                is_change,
+            });
+        }
+        Ok(targets)
     }
 
     fn progress_of(&self, nodes: Vec<Node>) -> Result<Vec<NodeProgress>, Refusal> {
@@ -308,16 +340,36 @@ impl Publishes {
     }
 }
 
-/// The newest publish that includes the node. Nearly always it is among the first.
+/// The newest publish that includes the node, and of rollbacks only those that undo what the node had before them.
+/// Nearly always it is among the first.
 fn wanted(reader: &Reader, id: &str, node: &NodeRecord) -> Result<Option<(u64, PublishRecord)>, Refusal> {
+    let mut rollbacks = Vec::new();
     let mut found = None;
     reader.visit(PUBLISHES, Bound::Unbounded, Order::Descending, |revision, record| {
         if includes(&record, id, node) {
-            found = Some((revision, record));
+            if record.undoes.is_some() {
+                rollbacks.push((revision, record));
+            } else {
+                found = Some((revision, record));
+            }
         }
         found.is_none()
     })?;
+    // From the oldest on: each may undo what the one before has brought.
+    for (revision, rollback) in rollbacks.into_iter().rev() {
+        if reaches(&rollback, found.as_ref().map(|(_, publish)| publish)) {
+            found = Some((revision, rollback));
+        }
+    }
     Ok(found)
+}
+
+/// Whether a publish that includes a node changes what it should have, which was `before`.
+fn reaches(publish: &PublishRecord, before: Option<&PublishRecord>) -> bool {
+    match &publish.undoes {
+        None => true,
+        Some(undone) => before.is_some_and(|before| before.version == *undone),
+    }
 }
 
 fn includes(publish: &PublishRecord, id: &str, node: &NodeRecord) -> bool {
@@ -335,7 +387,7 @@ fn draft(
     reader: &Reader,
     call: &Call,
     version: &str,
-    kind: PublishKind,
+    intent: &Intent,
     comment: &str,
 ) -> Result<PublishRecord, Refusal> {
     let (config, text) = configs::find(reader, "version", version)?;
@@ -343,10 +395,13 @@ fn draft(
         return Err(Refusal::internal(&format!("the text of the version {version} is damaged")));
     }
     config_text::check(&text, &config.variables)?;
-    if kind == PublishKind::Rollback && !was_published(reader, version)? {
-        let message = format!("`{version}` has never been published: there is no going back to it");
-        return Err(Refusal::conflict("version", "never_published", message));
-    }
+    let (kind, undoes) = match intent {
+        Intent::Publish => (PublishKind::Publish, None),
+        Intent::Rollback { from } => {
+            let undoes = undone(reader, version, &config.targets, from.as_deref())?;
+            (PublishKind::Rollback, undoes)
+        }
+    };
     Ok(PublishRecord {
         version: version.to_owned(),
         sha256: config.sha256,
@@ -355,7 +410,61 @@ fn draft(
         by: call.actor.name().to_owned(),
         at_ms: call.at_ms,
         comment: comment.to_owned(),
+        undoes,
     })
+}
+
+/// The version that a rollback undoes. Where nodes should have several, it is not guessed.
+fn undone(
+    reader: &Reader,
+    version: &str,
+    targets: &Targets,
+    from: Option<&str>,
+) -> Result<Option<String>, Refusal> {
+    let never = |field: &str, name: &str| {
+        let message = format!("`{name}` has never been published: there is no going back to it, or from it");
+        Refusal::conflict(field, "never_published", message)
+    };
+    if !was_published(reader, version)? {
+        return Err(never("version", version));
+    }
+    if let Some(from) = from {
+        if from == version {
+            return Err(Refusal::invalid("from", "same_version", "`from` is to be another version"));
+        }
+        let is_known = was_published(reader, from)?;
+        return if is_known { Ok(Some(from.to_owned())) } else { Err(never("from", from)) };
+    }
+    let mut others = BTreeSet::new();
+    for (id, node) in reader.all(NODES)? {
+        if targets.include(&id, node.role, &node.region)
+            && let Some((_, publish)) = wanted(reader, &id, &node)?
+            && publish.version != version
+        {
+            others.insert(publish.version);
+        }
+    }
+    if others.len() > 1 {
+        let names = others.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the nodes that `{version}` is for should have {} other versions: say which one is undone: {names}",
+            others.len()
+        );
+        return Err(Refusal::conflict("from", "ambiguous", message));
+    }
+    // Without a node that tells, it is what was published last.
+    others.pop_first().map_or_else(|| newest_other(reader, version), |other| Ok(Some(other)))
+}
+
+fn newest_other(reader: &Reader, version: &str) -> Result<Option<String>, Refusal> {
+    let mut found = None;
+    reader.visit(PUBLISHES, Bound::Unbounded, Order::Descending, |_, record| {
+        if record.version != version {
+            found = Some(record.version);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
 }
 
 fn was_published(reader: &Reader, version: &str) -> Result<bool, Refusal> {

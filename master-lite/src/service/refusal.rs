@@ -97,6 +97,11 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Failing(why) = &error {
+            // Whoever asks can do nothing about it, but can come again; the store has logged it.
+            let message = format!("the store takes no changes at present: {why}");
+            return Self { kind: Kind::Unavailable, message, details: Vec::new() };
+        }
         Self::internal(&error)
     }
 }

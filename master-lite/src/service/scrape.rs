@@ -36,6 +36,8 @@ mod names {
     pub(super) const WEBHOOK_DROPPED: Metric = ("millrace_master_webhook_dropped_total", Counter, "Messages to webhooks that found too many waiting.");
     pub(super) const WEBHOOK_WAITING: Metric = ("millrace_master_webhook_waiting", Gauge, "Messages that wait for webhooks.");
     pub(super) const HISTORY_BYTES: Metric = ("millrace_master_history_bytes", Gauge, "Memory that the nodes' history and newest reports take.");
+    pub(super) const STORE_FAILING: Metric = ("millrace_master_store_failing", Gauge, "1 while the store takes no changes because its disk fails or is full.");
+    pub(super) const STORE_FAILURES: Metric = ("millrace_master_store_failures_total", Counter, "Times that the store was closed and opened again because its disk failed.");
 
     pub(super) const CERTIFICATE_NOT_AFTER: Metric = ("millrace_master_certificate_not_after_seconds", Gauge, "When the certificate of one of the master's listeners ends, since the Unix epoch.");
     pub(super) const RULE_REPORTING: Metric = ("millrace_alert_rule_nodes_reporting", Gauge, "Nodes that report what an alert rule looks at; of the others it says nothing.");
@@ -101,7 +103,7 @@ impl Services {
             ];
             text.number(names::ALERT_FIRING, &labels, 1.0);
         }
-        let webhooks = self.notify.total();
+        let (webhooks, store) = (self.notify.total(), self.store.health());
         let plain = [
             (names::ALERTS_LEFT_OUT, self.alerts.left_out()),
             (names::TASKS_RUNNING, self.commands.running() as u64),
@@ -110,6 +112,8 @@ impl Services {
             (names::WEBHOOK_DROPPED, webhooks.dropped),
             (names::WEBHOOK_WAITING, webhooks.waiting as u64),
             (names::HISTORY_BYTES, self.metrics.bytes() as u64),
+            (names::STORE_FAILING, u64::from(store.trouble.is_some())),
+            (names::STORE_FAILURES, store.failures),
         ];
         for (metric, value) in plain {
             text.number(metric, &[], value as f64);

@@ -22,7 +22,7 @@ use crate::service::dialogue::{self, Dialogue, Heard, Over};
 use crate::service::join_tokens::NewJoinToken;
 use crate::service::nodes::{About, Enrolment, NodeRole};
 use crate::service::page::Paging;
-use crate::service::publishes::{NodeProgress, PublishKind};
+use crate::service::publishes::{Intent, NodeProgress};
 use crate::service::refusal::Refusal;
 use crate::service::sessions::Ticket;
 use crate::service::{Claim, Services};
@@ -241,7 +241,7 @@ impl Master {
         let (services, call) = (self.services(), operator(now_ms));
         let new: NewConfig = serde_json::from_value(serde_json::json!({ "config_data": text })).unwrap();
         let (version, _) = services.configs.create(&call, new).unwrap();
-        let published = services.publishes.publish(&call, &version, PublishKind::Publish, "", false);
+        let published = services.publishes.publish(&call, &version, &Intent::Publish, "", false);
         published.unwrap().revision
     }
 
@@ -250,7 +250,7 @@ impl Master {
         let (services, call) = (self.services(), operator(now_ms));
         let new = serde_json::json!({ "config_data": text, "regions": [region] });
         let (version, _) = services.configs.create(&call, serde_json::from_value(new).unwrap()).unwrap();
-        services.publishes.publish(&call, &version, PublishKind::Publish, "", false).unwrap();
+        services.publishes.publish(&call, &version, &Intent::Publish, "", false).unwrap();
     }
 
     /// Whether a session is open.

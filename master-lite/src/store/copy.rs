@@ -4,13 +4,15 @@
 //! come meanwhile. Keys that stand in files beside the store are not in it: they are made anew.
 
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableHandle};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableHandle};
 
 use super::records::RawTable;
 use super::{FILE_NAME, FORMAT, FORMAT_KEY, META, Source, Store, StoreError};
+use crate::files;
 use crate::store::Reader;
 
 impl Store {
@@ -23,7 +25,7 @@ impl Store {
             .read(true)
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(files::OWNER_ONLY)
             .open(to)
             .map_err(|error| file_error("create", to, error))?;
         let copied = self.copy_into(file);
@@ -35,7 +37,7 @@ impl Store {
     }
 
     fn copy_into(&self, file: fs::File) -> Result<(), StoreError> {
-        let from = self.database.begin_read()?;
+        let from = self.handle.database()?.begin_read()?;
         let copy = Database::builder().create_file(file)?;
         let to = copy.begin_write()?;
         for handle in from.list_tables()? {
@@ -63,30 +65,47 @@ impl Store {
 /// The backup is none, a master runs on the folder, or a file cannot be written. The store is unchanged then.
 pub(crate) fn restore(backup: &Path, dir: &Path) -> Result<Option<PathBuf>, StoreError> {
     let target = dir.join(FILE_NAME);
-    // Held to the end: a master that is started meanwhile finds the file locked.
-    let current = if target.exists() { Some(Database::open(&target)?) } else { None };
-    let staged = dir.join("restore.redb");
-    fs::copy(backup, &staged).map_err(|error| file_error("copy", backup, error))?;
-    let checked = check(&staged);
-    if let Err(error) = checked {
+    // Held to the end: a master that is started meanwhile finds the file locked. A store that is damaged is no reason to
+    // refuse; that is what backups are for.
+    let is_there = target.symlink_metadata().is_ok();
+    let _current = match is_there.then(|| Database::open(&target)) {
+        Some(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(StoreError::InUse),
+        opened => opened,
+    };
+    let staged = stage(backup, dir)?;
+    let replaced = check(&staged).and_then(|()| replace(&target, &staged, is_there, dir));
+    if replaced.is_err() {
         let _ = fs::remove_file(&staged);
-        return Err(error);
     }
-    let kept = current.is_some().then(|| dir.join("store.before-restore.redb"));
-    if let Some(kept) = &kept {
-        // A second name for the old file: at no moment is there no store.
-        let _ = fs::remove_file(kept);
-        fs::hard_link(&target, kept).map_err(|error| file_error("keep", kept, error))?;
+    replaced
+}
+
+/// A copy of the backup beside the store.
+fn stage(backup: &Path, dir: &Path) -> Result<PathBuf, StoreError> {
+    let failed = |error| file_error("copy", backup, error);
+    let mut from = fs::File::open(backup).map_err(failed)?;
+    let (mut to, staged) = files::make_fresh(&dir.join("restore.redb")).map_err(failed)?;
+    match io::copy(&mut from, &mut to) {
+        Ok(_) => Ok(staged),
+        Err(error) => {
+            let _ = fs::remove_file(&staged);
+            Err(failed(error))
+        }
     }
-    fs::rename(&staged, &target).map_err(|error| file_error("replace", &target, error))?;
+}
+
+/// Gives the old file a second name first: at no moment is there no store.
+fn replace(target: &Path, staged: &Path, is_there: bool, dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let wanted = dir.join("store.before-restore.redb");
+    let kept = is_there.then(|| files::keep_aside(target, &wanted)).transpose();
+    let kept = kept.map_err(|error| file_error("keep", &wanted, error))?;
+    fs::rename(staged, target).map_err(|error| file_error("replace", target, error))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| file_error("sync", dir, error))?;
     Ok(kept)
 }
 
 /// Whether the file is a whole store of this layout; it is on the disk afterwards.
 fn check(path: &Path) -> Result<(), StoreError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .map_err(|error| file_error("protect", path, error))?;
     let mut database = Database::open(path)?;
     if !database.check_integrity()? {
         return Err(StoreError::Foreign(format!("{} is damaged", path.display())));
@@ -102,6 +121,6 @@ fn check(path: &Path) -> Result<(), StoreError> {
     fs::File::open(path).and_then(|file| file.sync_all()).map_err(|error| file_error("sync", path, error))
 }
 
-fn file_error(verb: &str, path: &Path, error: std::io::Error) -> StoreError {
+fn file_error(verb: &str, path: &Path, error: io::Error) -> StoreError {
     StoreError::File { what: format!("cannot {verb} {}", path.display()), error }
 }

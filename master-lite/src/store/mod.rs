@@ -7,20 +7,31 @@
 mod audit;
 mod copy;
 mod error;
+mod handle;
 mod records;
 
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{Database, Durability, ReadableDatabase};
+use redb::backends::FileBackend;
+use redb::{Durability, ReadableDatabase, TableHandle as _};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 pub(crate) use audit::{AUDIT, AUDIT_ENTRIES_MAX, AuditRecord};
 pub(crate) use copy::restore;
 pub(crate) use error::StoreError;
+pub(crate) use handle::StoreHealth;
 pub(crate) use records::{Order, Reader, Records, Source, Writer};
 
+use handle::{Handle, Opener};
 use records::RawTable;
+
+use crate::files;
 
 /// What the store says of itself.
 const META: Records<String, u64> = Records::new("meta");
@@ -37,10 +48,13 @@ const CACHE_BYTES: usize = 16 << 20;
 /// The file in the data folder.
 pub(crate) const FILE_NAME: &str = "store.redb";
 
+/// Bytes that have to fit on the disk before a store that has failed takes changes again: more than most changes need.
+const ROOM_BYTES: usize = 256 << 10;
+
 /// The open store; clones share it.
 #[derive(Clone)]
 pub(crate) struct Store {
-    database: Arc<Database>,
+    handle: Arc<Handle>,
     path: PathBuf,
     audit_entries_max: u64,
     /// Whether something was observed that is not on the disk yet.
@@ -55,23 +69,36 @@ impl Store {
     /// The file cannot be opened, another process has it open, or it is of another layout.
     pub(crate) fn open(dir: &Path, tables: &[&str]) -> Result<Self, StoreError> {
         let path = dir.join(FILE_NAME);
-        Self::over(Database::builder().set_cache_size(CACHE_BYTES).create(&path)?, path, tables)
+        let file = path.clone();
+        let opener = move || -> Result<Box<dyn redb::StorageBackend>, StoreError> {
+            Ok(Box::new(FileBackend::new(open_file(&file)?)?))
+        };
+        let shown = path.display().to_string();
+        Self::over(Box::new(opener), path, tables).map_err(|error| {
+            let StoreError::Database(error) = error else { return error };
+            StoreError::Foreign(format!(
+                "{shown} is no whole store: {error}; nothing was changed: put a backup in its place \
+                 (millrace-master restore FILE), which keeps this file beside it"
+            ))
+        })
     }
 
-    /// Opens the store in something that is no file.
+    /// Opens the store in something that is no file, and that is the same bytes in every clone.
     ///
     /// # Errors
     /// As [`Store::open`].
     #[cfg(test)]
-    pub(crate) fn open_in(backend: impl redb::StorageBackend, tables: &[&str]) -> Result<Self, StoreError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
-        Self::over(database, PathBuf::new(), tables)
+    pub(crate) fn open_in(
+        backend: impl redb::StorageBackend + Clone,
+        tables: &[&str],
+    ) -> Result<Self, StoreError> {
+        Self::over(Box::new(move || Ok(Box::new(backend.clone()))), PathBuf::new(), tables)
     }
 
-    fn over(database: Database, path: PathBuf, tables: &[&str]) -> Result<Self, StoreError> {
-        let database = Arc::new(database);
+    fn over(opener: Opener, path: PathBuf, tables: &[&str]) -> Result<Self, StoreError> {
+        let handle = Arc::new(Handle::open(opener)?);
         let (audit_entries_max, is_behind) = (AUDIT_ENTRIES_MAX, Arc::default());
-        let store = Self { database, path, audit_entries_max, is_behind };
+        let store = Self { handle, path, audit_entries_max, is_behind };
         store.prepare(tables)?;
         Ok(store)
     }
@@ -81,7 +108,7 @@ impl Store {
     /// # Errors
     /// As [`StoreError`].
     pub(crate) fn read(&self) -> Result<Reader, StoreError> {
-        Ok(Reader { transaction: self.database.begin_read()? })
+        Ok(Reader { transaction: self.handle.database()?.begin_read()? })
     }
 
     /// Makes a change: what `write` has put is on the disk, with the audit entry that it gives, when this returns. An
@@ -121,23 +148,41 @@ impl Store {
         self.observe(|writer| audit::append(writer, entry, self.audit_entries_max))
     }
 
-    /// Whether the store can be read.
+    /// Whether the store can be read, and takes changes.
     ///
     /// # Errors
-    /// It cannot.
+    /// It cannot, or does not.
     pub(crate) fn look(&self) -> Result<(), StoreError> {
+        self.handle.durable()?;
         self.read()?.find(META, &FORMAT_KEY.to_owned()).map(drop)
     }
 
-    /// Brings to the disk what was only observed; a store that is at rest is left alone.
+    /// How the store is.
+    pub(crate) fn health(&self) -> StoreHealth {
+        self.handle.health()
+    }
+
+    /// Brings to the disk what was only observed; a store that is at rest is left alone. A store that has failed is tried
+    /// again: this is to be called every now and then.
     ///
     /// # Errors
     /// As [`StoreError`].
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.handle.recover(|| self.try_room())?;
         if !self.is_behind.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// Whether some bytes fit beside the store. Asking the store itself would make it fail once more.
+    fn try_room(&self) -> io::Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let (mut file, path) = files::make_fresh(&self.path.with_file_name("room.probe"))?;
+        let written = file.write_all(&vec![0; ROOM_BYTES]).and_then(|()| file.sync_all());
+        written.and(fs::remove_file(path))
     }
 
     fn write<T, E: From<StoreError>>(
@@ -145,7 +190,21 @@ impl Store {
         durability: Durability,
         write: impl FnOnce(&Writer) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut transaction = self.database.begin_write().map_err(StoreError::from)?;
+        let written = self.try_write(durability, write);
+        if written.is_err() {
+            self.handle.mend();
+        }
+        written
+    }
+
+    fn try_write<T, E: From<StoreError>>(
+        &self,
+        durability: Durability,
+        write: impl FnOnce(&Writer) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let is_durable = matches!(durability, Durability::Immediate);
+        let database = if is_durable { self.handle.durable()? } else { self.handle.database()? };
+        let mut transaction = database.begin_write().map_err(StoreError::from)?;
         transaction.set_durability(durability).map_err(StoreError::from)?;
         let writer = Writer { transaction };
         // Dropped without a commit, a transaction leaves nothing behind.
@@ -154,21 +213,70 @@ impl Store {
         Ok(value)
     }
 
-    /// Makes the tables that are missing, and looks whether the file is one of ours.
+    /// Makes the tables that are missing, and looks whether the file is one of ours. A store that has all of them is only
+    /// read: it opens on a full disk, too.
     fn prepare(&self, tables: &[&str]) -> Result<(), StoreError> {
+        let own = [META.name(), AUDIT.name()];
+        let wanted = || own.iter().chain(tables);
+        let reader = self.read()?;
+        let there: Vec<String> =
+            reader.transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+        if there.iter().any(|name| name == META.name()) {
+            match reader.find(META, &FORMAT_KEY.to_owned())? {
+                Some(FORMAT) | None => {}
+                Some(format) => return Err(foreign_layout(format)),
+            }
+        } else if !there.is_empty() {
+            return Err(StoreError::Foreign(format!("{} is no store of a master", self.path.display())));
+        }
+        if wanted().all(|name| there.iter().any(|one| one == name)) {
+            return Ok(());
+        }
         self.write(Durability::Immediate, |writer| {
-            for name in [META.name(), AUDIT.name()].iter().chain(tables) {
+            for name in wanted() {
                 writer.transaction.open_table(RawTable::new(name))?;
             }
-            match writer.find(META, &FORMAT_KEY.to_owned())? {
-                Some(FORMAT) => Ok(()),
-                Some(format) => Err(StoreError::Foreign(format!(
-                    "the store has layout {format}, this program reads {FORMAT}: use the program that wrote it"
-                ))),
-                None => writer.put(META, &FORMAT_KEY.to_owned(), &FORMAT),
-            }
+            writer.put(META, &FORMAT_KEY.to_owned(), &FORMAT)
         })
     }
+}
+
+/// Whether a data folder has a store; an empty file is none.
+pub(crate) fn is_in(dir: &Path) -> bool {
+    fs::symlink_metadata(dir.join(FILE_NAME)).is_ok_and(|file| !file.is_file() || file.len() > 0)
+}
+
+/// The store's file, made if it is not there. Never through a symbolic link: a restore would replace the link.
+fn open_file(path: &Path) -> Result<fs::File, StoreError> {
+    let failed = |error: io::Error| {
+        let shown = path.display();
+        let what = match Errno::from_io_error(&error) {
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+                format!(
+                    "cannot write to {shown}, which is to be this user's own on a disk that can be written"
+                )
+            }
+            Some(Errno::LOOP) => {
+                format!("{shown} is a symbolic link: put the file itself there, or link the folder")
+            }
+            _ => format!("cannot open {shown}"),
+        };
+        StoreError::File { what, error }
+    };
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(files::OWNER_ONLY);
+    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    if mode & 0o777 != files::OWNER_ONLY {
+        file.set_permissions(fs::Permissions::from_mode(files::OWNER_ONLY)).map_err(failed)?;
+    }
+    Ok(file)
+}
+
+fn foreign_layout(format: u64) -> StoreError {
+    StoreError::Foreign(format!(
+        "the store has layout {format}, this program reads {FORMAT}: use the program that wrote it"
+    ))
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! What the store promises, on a real file.
 
+mod trouble;
+
+use redb::Database;
+
 use super::*;
 
 const THINGS: Records<String, u32> = Records::new("things");
@@ -79,7 +83,7 @@ fn what_is_no_backup_is_not_restored() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
     let file = dir.path().join("not-a-backup");
-    std::fs::write(&file, "hello").unwrap();
+    fs::write(&file, "hello").unwrap();
     assert!(restore(&file, dir.path()).is_err());
     let foreign = dir.path().join("foreign.redb");
     drop(Database::create(&foreign).unwrap());

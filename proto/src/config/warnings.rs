@@ -7,18 +7,28 @@ const TLS_PORTS: [u16; 2] = [443, 8443];
 
 /// One sentence for each.
 pub(super) fn of(config: &Config) -> Vec<String> {
-    let admin = open_admin(config);
+    let admin = open_admin(config).into_iter().chain(open_admin_socket(config));
     let unserved =
         config.listeners.iter().filter_map(|listener| unserved_listener(&listener.name, &config.routes));
     let weights = config.clusters.iter().filter_map(ignored_weights);
     let deadlines = config.routes.iter().filter_map(short_total);
     let tls_ports = config.clusters.iter().filter_map(clear_text_at_tls_port);
-    admin.into_iter().chain(unserved).chain(weights).chain(tls_ports).chain(deadlines).collect()
+    admin.chain(unserved).chain(weights).chain(tls_ports).chain(deadlines).collect()
 }
 
 fn open_admin(config: &Config) -> Option<String> {
     let listen = config.admin.listen.filter(|address| !address.ip().is_loopback())?;
     Some(format!("admin.listen {listen} can be reached from other hosts, and the admin API has no login"))
+}
+
+/// To connect to a Unix socket one needs the right to write (unix(7)).
+fn open_admin_socket(config: &Config) -> Option<String> {
+    let path = config.admin.socket.as_ref().filter(|_| config.admin.access.mode & 0o002 != 0)?;
+    Some(format!(
+        "admin.socket {} has mode {:04o}: everybody on this host may connect, and the admin API has no login",
+        path.display(),
+        config.admin.access.mode
+    ))
 }
 
 fn unserved_listener(name: &str, routes: &[Route]) -> Option<String> {

@@ -60,6 +60,29 @@ fn a_socket_that_a_process_has_bound_stays_whether_it_listens_or_not() {
     }
 }
 
+/// As after a crash of a process that had given its socket to another user, or taken its own right to connect.
+#[test]
+fn a_socket_that_this_user_may_not_connect_to_is_told_from_a_stale_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = |what: &str| dir.path().join(format!("{what}-{}", std::process::id()));
+    let (stale, live) = (name("stale"), name("live"));
+    leave_stale(&stale);
+    let _listens = UnixListener::bind(&live).unwrap();
+    let set_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    set_mode(dir.path(), 0o755);
+    [&stale, &live].into_iter().for_each(|path| set_mode(path, 0o444));
+    let looked = std::thread::spawn(move || {
+        if rustix::process::geteuid().is_root() {
+            // Of this thread alone: root may connect to everything.
+            rustix::thread::set_thread_uid(Uid::from_raw(65534)).unwrap();
+        }
+        assert_eq!(UnixStream::connect(&live).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        [stale, live].map(|path| look(&path).unwrap())
+    });
+    assert_eq!(looked.join().unwrap(), [Standing::Stale, Standing::Held]);
+}
+
 #[test]
 fn what_is_no_socket_stays_as_it_is_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,7 +121,7 @@ fn of_two_processes_that_replace_a_stale_socket_the_slower_one_leaves_the_other_
     let path = dir.path().join("http.sock");
     leave_stale(&path);
     let looked_at = Pin::at(&path).unwrap().unwrap();
-    assert_eq!(looked_at.standing(), Standing::Stale);
+    assert_eq!(looked_at.standing(&path), Standing::Stale);
     let (_socket, file) = listen_at(&path).unwrap();
     let error = remove_stale(&path, &looked_at).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

@@ -16,7 +16,7 @@ use crate::service::configs::{ConfigRecord, NewConfig, NodeType};
 use crate::service::convergence::Progress;
 use crate::service::node_state::NodeState;
 use crate::service::page::Paging;
-use crate::service::publishes::{PublishKind, PublishRecord, Published};
+use crate::service::publishes::{Intent, PublishKind, PublishRecord, Published};
 
 /// The routes.
 pub(super) fn routes() -> OpenApiRouter<Desk> {
@@ -107,6 +107,21 @@ struct PublishWish {
     comment: String,
 }
 
+/// How to go back.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct RollbackWish {
+    /// The version that is undone: only nodes that should have it now are brought back. Needed where the nodes that the
+    /// older version is for should have several others.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    from: Option<String>,
+    /// Only say what it would do.
+    dry_run: bool,
+    /// For the history.
+    #[schema(max_length = 1024)]
+    comment: String,
+}
+
 /// The same in the query.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +147,8 @@ struct Publish {
     #[schema(format = DateTime)]
     at: String,
     comment: String,
+    /// Of a rollback: it is for those nodes only that should have had this version before.
+    undoes: Option<String>,
 }
 
 /// What a publish did, or would do.
@@ -309,10 +326,11 @@ async fn publish(
     Query(query): Query<PublishQuery>,
     OptionalBody(wish): OptionalBody<PublishWish>,
 ) -> Outcome<PublishReport> {
-    bring(desk, call, version, PublishKind::Publish, query, wish).await
+    bring(desk, call, version, Intent::Publish, query, wish).await
 }
 
-/// Go back to a version that was published before: a new publish of it, checked anew.
+/// Go back to a version that was published before: a new publish of it, checked anew, for the nodes that should have what
+/// it undoes (`from`) and no others. `?dry_run=true` says which they are.
 #[utoipa::path(
     post,
     path = "/configs/{version}/rollback",
@@ -320,7 +338,7 @@ async fn publish(
     tag = "configs",
     security(("token" = ["operator"])),
     params(OfVersion, PublishQuery),
-    request_body = Option<PublishWish>,
+    request_body = Option<RollbackWish>,
     responses((status = 200, description = "It is published, or (dry run) what that would do", body = Answer<PublishReport>))
 )]
 async fn rollback(
@@ -328,22 +346,23 @@ async fn rollback(
     call: Call,
     Names(version): Names<String>,
     Query(query): Query<PublishQuery>,
-    OptionalBody(wish): OptionalBody<PublishWish>,
+    OptionalBody(wish): OptionalBody<RollbackWish>,
 ) -> Outcome<PublishReport> {
-    bring(desk, call, version, PublishKind::Rollback, query, wish).await
+    let RollbackWish { from, dry_run, comment } = wish;
+    bring(desk, call, version, Intent::Rollback { from }, query, PublishWish { dry_run, comment }).await
 }
 
 async fn bring(
     desk: Desk,
     call: Call,
     version: String,
-    kind: PublishKind,
+    intent: Intent,
     query: PublishQuery,
     wish: PublishWish,
 ) -> Outcome<PublishReport> {
     let dry_run = wish.dry_run || query.dry_run.unwrap_or(false);
     let published = desk
-        .ask(move |services| services.publishes.publish(&call, &version, kind, &wish.comment, dry_run))
+        .ask(move |services| services.publishes.publish(&call, &version, &intent, &wish.comment, dry_run))
         .await?;
     Ok(Answer::ok(render_report(dry_run, published)))
 }
@@ -375,6 +394,7 @@ fn render_publish(revision: u64, record: PublishRecord) -> Publish {
         by: record.by,
         at: rfc3339(record.at_ms),
         comment: record.comment,
+        undoes: record.undoes,
     }
 }
 

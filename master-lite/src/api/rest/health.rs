@@ -17,7 +17,7 @@ pub(super) fn routes() -> OpenApiRouter<Desk> {
 /// How the master is.
 #[derive(Serialize, ToSchema)]
 struct Health {
-    /// `ok`: the store answers.
+    /// `ok`: the store answers, and takes changes.
     status: String,
     /// Of the program.
     version: String,
@@ -30,7 +30,10 @@ struct Health {
     operation_id = "health.read",
     tag = "health",
     security(()),
-    responses((status = 200, description = "It works", body = Answer<Health>))
+    responses(
+        (status = 200, description = "It works", body = Answer<Health>),
+        (status = 503, description = "Its store takes no changes, and `message` says why; everything can still be read", body = Answer<Health>)
+    )
 )]
 async fn health(State(desk): State<Desk>) -> Outcome<Health> {
     desk.ask(|services| services.look()).await?;

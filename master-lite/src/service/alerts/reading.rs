@@ -9,7 +9,7 @@ use crate::service::metrics::point::{Point, Times};
 /// Rates, shares and percentiles are of this long before now.
 pub(crate) const WINDOW_MS: u64 = 60_000;
 
-/// The role of the subjects that stand for the master's own certificates; no node has it.
+/// The role of the subjects that stand for the master's own certificates and its store; no node has it.
 pub(crate) const MASTER_ROLE: &str = "master";
 
 /// A figure of one node. Shares, rates and percentiles are of the last minute.
@@ -52,6 +52,8 @@ pub(crate) enum Metric {
     ConfigRefused,
     /// 1 while somebody else uses the node's credential, and for half a day after that, else 0.
     CredentialCopied,
+    /// 1 while the master's own store takes no changes, else 0.
+    StoreFailing,
 }
 
 impl Metric {
@@ -81,6 +83,7 @@ impl Metric {
             Self::NodeOffline => "the heartbeats that come or do not",
             Self::ConfigRefused => "what the agent says of the config that it was offered",
             Self::CredentialCopied => "the sessions that are opened, or refused, with a node's credential",
+            Self::StoreFailing => "the master itself",
         }
     }
 }
@@ -102,6 +105,8 @@ pub(crate) struct Subject {
     pub(crate) is_config_refused: bool,
     /// Whether somebody has used a copy of its credential lately.
     pub(crate) is_credential_copied: bool,
+    /// Whether its store takes no changes; of the master only.
+    pub(crate) is_store_failing: Option<bool>,
     /// When its first certificate ends, in seconds since the Unix epoch.
     pub(crate) certificate_not_after_s: Option<f64>,
     /// What it did in the last [`WINDOW_MS`].
@@ -115,6 +120,7 @@ pub(crate) fn read(metric: Metric, subject: &Subject, now_ms: u64) -> Option<f64
         Metric::NodeOffline => subject.is_offline.and_then(flag),
         Metric::ConfigRefused => flag(subject.is_config_refused),
         Metric::CredentialCopied => flag(subject.is_credential_copied),
+        Metric::StoreFailing => subject.is_store_failing.and_then(flag),
         Metric::CertificateDaysLeft => {
             subject.certificate_not_after_s.map(|end_s| (end_s - now_ms as f64 / 1_000.0) / 86_400.0)
         }
@@ -155,7 +161,8 @@ fn read_point(metric: Metric, point: &Point) -> Option<f64> {
         Metric::CertificateDaysLeft
         | Metric::NodeOffline
         | Metric::ConfigRefused
-        | Metric::CredentialCopied => None,
+        | Metric::CredentialCopied
+        | Metric::StoreFailing => None,
     }
 }
 
@@ -184,6 +191,7 @@ mod tests {
             Metric::BgpFlapsPerMinute,
             Metric::CertificateDaysLeft,
             Metric::NodeOffline,
+            Metric::StoreFailing,
         ] {
             assert_eq!(read(metric, &idle, 0), None, "{metric:?}");
         }
@@ -210,6 +218,14 @@ mod tests {
         assert_eq!(value(Metric::ErrorPercent), Some(1.5));
         assert_eq!(value(Metric::WebsocketReconnectPercent), Some(25.0));
         assert_eq!(value(Metric::BgpFlapsPerMinute), Some(15.0));
+    }
+
+    #[test]
+    fn a_store_that_takes_no_changes_is_read_as_1() {
+        for (is_failing, value) in [(true, 1.0), (false, 0.0)] {
+            let store = Subject { is_store_failing: Some(is_failing), ..Subject::default() };
+            assert_eq!(read(Metric::StoreFailing, &store, 0), Some(value));
+        }
     }
 
     #[test]

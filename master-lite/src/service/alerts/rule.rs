@@ -63,7 +63,7 @@ impl Severity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Match {
-    /// `edge`, `core`, or `master` for the master's own certificates.
+    /// `edge`, `core`, or `master` for the master's own certificates and its store.
     pub(crate) roles: Vec<String>,
     /// Regions.
     pub(crate) regions: Vec<String>,
@@ -114,11 +114,19 @@ impl Rule {
         let has = |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|one| one == value);
         let Match { roles, regions, tags, nodes } = &self.matching;
         self.enabled
-            && (subject.role != MASTER_ROLE || self.metric == Metric::CertificateDaysLeft)
+            && self.is_about(subject)
             && has(roles, &subject.role)
             && has(regions, &subject.region)
             && has(nodes, &subject.node)
             && (tags.is_empty() || tags.iter().any(|tag| subject.tags.contains(tag)))
+    }
+
+    /// Whether what is looked at is a figure of the subject's kind: a node, a certificate of the master, or its store.
+    fn is_about(&self, subject: &Subject) -> bool {
+        let (is_store, is_of_stores) =
+            (subject.is_store_failing.is_some(), self.metric == Metric::StoreFailing);
+        is_store == is_of_stores
+            && (is_store || subject.role != MASTER_ROLE || self.metric == Metric::CertificateDaysLeft)
     }
 
     /// Holds a rule that somebody has written against the limits.
@@ -252,6 +260,17 @@ pub(crate) fn built_in() -> BTreeMap<&'static str, Rule> {
             ),
         ),
         (
+            "store-failing",
+            rule(
+                "The master's disk fails or is full: nothing can be changed until it takes writes again. `/health` says why.",
+                Metric::StoreFailing,
+                Above,
+                0.0,
+                0,
+                Severity::Critical,
+            ),
+        ),
+        (
             "certificate-expiring",
             rule(
                 "A certificate ends within two weeks: the master's own, or one of a node's. After it is renewed, restart the \
@@ -305,12 +324,17 @@ mod tests {
         assert!(!Rule { enabled: false, ..rule }.is_for(&subject("hk", &["b"])));
         let master = Subject { role: MASTER_ROLE.to_owned(), ..Subject::default() };
         let built_in = built_in();
-        let for_master: Vec<_> = built_in.iter().filter(|(_, rule)| rule.is_for(&master)).collect();
-        assert_eq!(for_master.len(), 1);
+        let are_for = |subject: &Subject| -> Vec<&str> {
+            built_in.iter().filter(|(_, rule)| rule.is_for(subject)).map(|(id, _)| *id).collect()
+        };
+        let store = Subject { is_store_failing: Some(false), ..master.clone() };
         assert_eq!(
-            for_master[0].0, &"certificate-expiring",
+            are_for(&master),
+            ["certificate-expiring"],
             "a master has no processors or configs to judge"
         );
+        assert_eq!(are_for(&store), ["store-failing"]);
+        assert!(!are_for(&subject("hk", &[])).contains(&"store-failing"), "a node has no store");
     }
 
     #[test]
@@ -354,6 +378,7 @@ mod tests {
             ("cross-border-slow", Metric::UpstreamP95Ms, Above, 500.0, 60, Warning),
             ("node-cpu-high", Metric::CpuPercent, Above, 80.0, 300, Warning),
             ("node-offline", Metric::NodeOffline, Above, 0.0, 0, Critical),
+            ("store-failing", Metric::StoreFailing, Above, 0.0, 0, Critical),
             ("websocket-reconnects", Metric::WebsocketReconnectPercent, Above, 5.0, 60, Warning),
         ];
         assert_eq!(told, promised);

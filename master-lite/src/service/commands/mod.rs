@@ -48,6 +48,8 @@ struct Desk {
     /// The agents that have a session, each with what tells one start of it from another.
     instances: HashMap<String, Vec<u8>>,
     running: BTreeMap<String, Running>,
+    /// Failures of the store that were looked after: each may have lost the ends of tasks.
+    failures_seen: u64,
 }
 
 struct Running {
@@ -71,15 +73,8 @@ impl Commands {
     /// # Errors
     /// The store fails.
     pub(crate) fn open(store: Store, sessions: Arc<Sessions>) -> Result<Self, StoreError> {
-        let reader = store.read()?;
-        let mut desk = Desk::default();
-        for (id, record) in reader.all(TASKS)? {
-            if record.ended_at_ms.is_none() {
-                let runs = runs_of(&reader, &id)?;
-                let task = Task::resume(runs, record.deadline_ms(), record.cancelled_at_ms);
-                desk.running.insert(id, Running { record, task });
-            }
-        }
+        let mut desk = Desk { failures_seen: store.health().failures, ..Desk::default() };
+        desk.resume(&store)?;
         Ok(Self { store, sessions, desk: Mutex::new(desk), bell: Bell::new() })
     }
 
@@ -210,7 +205,15 @@ impl Commands {
     /// # Errors
     /// The store fails; it is tried again with the next call.
     pub(crate) fn drive(&self, is_known: impl Fn(&str) -> bool, now_ms: u64) -> Result<(), StoreError> {
-        let (ended, done) = self.desk().progress(is_known, now_ms);
+        let (ended, done) = {
+            let mut desk = self.desk();
+            let failures = self.store.health().failures;
+            if failures != desk.failures_seen {
+                desk.resume(&self.store)?;
+                desk.failures_seen = failures;
+            }
+            desk.progress(is_known, now_ms)
+        };
         if ended.is_empty() && done.is_empty() {
             return Ok(());
         }
@@ -279,6 +282,20 @@ impl TaskRecord {
 type Ended = (Vec<(String, Run)>, Vec<(String, TaskRecord)>);
 
 impl Desk {
+    /// Goes on with the tasks that the store says are under way: after a start, and after the store has lost the ends
+    /// that were not on the disk yet.
+    fn resume(&mut self, store: &Store) -> Result<(), StoreError> {
+        let reader = store.read()?;
+        for (id, record) in reader.all(TASKS)? {
+            if record.ended_at_ms.is_none() && !self.running.contains_key(&id) {
+                let runs = runs_of(&reader, &id)?;
+                let task = Task::resume(runs, record.deadline_ms(), record.cancelled_at_ms);
+                self.running.insert(id, Running { record, task });
+            }
+        }
+        Ok(())
+    }
+
     /// An agent may have been started anew while the task was being stored.
     fn recheck(&self, running: &mut Running, now_ms: u64) {
         let open: Vec<String> = running.task.open_nodes().map(str::to_owned).collect();

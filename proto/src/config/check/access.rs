@@ -10,6 +10,8 @@ use crate::config::{Account, SocketAccess};
 
 /// Permission bits alone: what stands above them (setuid, setgid, sticky) means nothing on a socket.
 const MODE_MAX: u32 = 0o777;
+/// Whoever is neither the owner nor in the group may connect.
+const MODE_OTHERS_WRITE: u32 = 0o002;
 /// `LOGIN_NAME_MAX` of Linux, with the NUL at the end.
 const ACCOUNT_NAME_MAX: usize = 255;
 /// chown(2) takes the number above it for "leave it as it is".
@@ -32,7 +34,7 @@ impl<'a> Written<'a> {
 
 /// Checks all three.
 pub(super) fn check(written: &Written<'_>, default: SocketAccess, problems: &mut Problems) -> SocketAccess {
-    let mode = written.mode.and_then(|text| accept(mode(&text.value), &text.span, problems));
+    let mode = written.mode.and_then(|text| accept(mode(&text.value, default.mode), &text.span, problems));
     let mut account = |field: Option<&At<String>>, what| {
         field.and_then(|text| accept(account(&text.value, what), &text.span, problems))
     };
@@ -43,11 +45,15 @@ pub(super) fn check(written: &Written<'_>, default: SocketAccess, problems: &mut
     }
 }
 
-/// In octal, as chmod(1) and nginx have it.
-fn mode(text: &str) -> Result<u32, Refusal> {
+/// In octal, as chmod(1) and nginx have it. What is advised is no more open than what would hold without it.
+fn mode(text: &str, default: u32) -> Result<u32, Refusal> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= MODE_MAX);
-    let help = "write octal digits in quotes, such as \"0666\" (everybody) or \"0660\" (owner and group)";
+    let help = if default & MODE_OTHERS_WRITE == 0 {
+        "write octal digits in quotes, such as \"0600\" (the owner alone) or \"0660\" (owner and group)"
+    } else {
+        "write octal digits in quotes, such as \"0666\" (everybody) or \"0660\" (owner and group)"
+    };
     mode.ok_or_else(|| Refusal::new(format!("{} are no permissions", quote(text)), help))
 }
 
