@@ -313,6 +313,8 @@ fn warns_of_what_is_probably_not_meant() {
     assert_eq!(parse(&turns).unwrap().warnings(), [""; 0]);
     let text = r#"
 admin.listen = "0.0.0.0:9091"
+admin.socket = "/run/millrace/admin.sock"
+admin.socket_mode = "0666"
 [[listeners]]
 name = "served"
 bind = "127.0.0.1:0"
@@ -337,7 +339,15 @@ endpoints = [{ address = "[2001:db8::1]:8443" }]
 "#;
     let warnings = parse(text).unwrap().warnings();
     let tls_ports = ["clear text to api.example.com:443", "clear text to [2001:db8::1]:8443"];
-    let named = ["admin.listen", "\"idle\"", "\"weighted\"", tls_ports[0], tls_ports[1], "\"short\""];
+    let named = [
+        "admin.listen",
+        "has mode 0666",
+        "\"idle\"",
+        "\"weighted\"",
+        tls_ports[0],
+        tls_ports[1],
+        "\"short\"",
+    ];
     assert_eq!(warnings.len(), named.len(), "{warnings:?}");
     for (warning, name) in warnings.iter().zip(named) {
         assert!(warning.contains(name), "{warning}");
