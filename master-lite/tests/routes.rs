@@ -314,7 +314,7 @@ fn walk_metrics(walk: &mut Walk, session: &Session) {
 fn walk_alerts(walk: &mut Walk) {
     let rule = json!({ "id": "warm", "metric": "cpu_percent", "comparison": ">", "threshold": 1, "severity": "info" });
     assert_eq!(walk.data("POST /api/v1/alert-rules", &[], Some(rule.clone()))["id"], "warm");
-    assert_eq!(walk.data("GET /api/v1/alert-rules", &[], None).as_array().unwrap().len(), 9);
+    assert_eq!(walk.data("GET /api/v1/alert-rules", &[], None).as_array().unwrap().len(), 10);
     assert_eq!(walk.data("GET /api/v1/alert-rules/{id}", &["warm"], None)["origin"], "custom");
     let mut changed = rule;
     changed["severity"] = json!("warning");
